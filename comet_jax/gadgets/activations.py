@@ -1,0 +1,96 @@
+"""ReLU, and smooth activations by a Fourier series between two linear pieces."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from comet_jax.gadgets.bits import at_least, open_truncated
+from comet_jax.ir.program import Builder, Var
+from comet_jax.protocols.fourier import Fourier, fit
+from comet_jax.protocols.linear import Combine
+from comet_jax.protocols.opening import Lift
+from comet_jax.protocols.selection import Gate
+
+
+def relu(b: Builder, x: Var, *, shift: int, width: int, ring: int) -> Var:
+    """[max(x / 2^shift, 0)] in Z_2^ring; three rounds.
+
+    Equal to truncating max(x, 0): the truncation rounds a negative x to at most zero.
+    """
+    w = open_truncated(b, x, shift=shift, width=width)
+    y = b.emit(Lift(ring), w)
+    return b.emit(Gate((1,)), at_least(b, w, (0,)), w, y)
+
+
+def smooth(
+    b: Builder,
+    x: Var,
+    *,
+    shift: int,
+    width: int,
+    ring: int,
+    scale: float,
+    function: Callable[[np.ndarray], np.ndarray],
+    limit: float,
+    tolerance: float,
+) -> tuple[Var, float]:
+    """[f(x)] for f with f(x) - x/2 even, f(x) = 0 below -limit and x above limit (GELU, SiLU); four rounds.
+
+    ``scale``: of x / 2^shift. Returns the wire, in Z_2^ring, and its scale, ``2 scale``.
+    With p = [x >= -limit], q = [x >= limit] and the even part h: ``2 f = (p + q) x + 2 (p - q) h``.
+    """
+    # One bit more than x needs: a comparison with a threshold needs room for the difference.
+    w = open_truncated(b, x, shift=shift, width=width + 1)
+    y = b.emit(Lift(ring), w)
+    bits = math.floor(math.log2(scale))
+    period = bits + math.ceil(math.log2(2.9 * limit * scale / 2.0**bits))
+    period = min(period, 16, w.bits)
+    precise = ring == 64
+    coefficient, fraction = (18, 18) if precise else (11, 12)
+    # The comparison may err by its ignored bits, so the series must hold a little beyond the limit.
+    low = max(0, bits - 8)
+    margin = limit + 4 * 2.0**low / scale
+    even = lambda v: (function(v) - v / 2) * (scale / 2.0**bits)
+    series = None
+    for terms in range(4, 25):
+        series, error = fit(
+            even,
+            -margin,
+            margin,
+            unit=1 / scale,
+            period=period,
+            terms=terms,
+            scale=coefficient,
+            parity="even",
+        )
+        if error < tolerance:
+            break
+    assert series is not None
+    h = b.emit(Fourier(series, fraction, ring), w)
+    height = bits + 2 + math.ceil(math.log2(limit)) + 1
+    hw = open_truncated(b, h, shift=coefficient + fraction - bits, width=height)
+    edge = round(limit * scale)
+    z = at_least(b, w, (-edge, edge), low=low)
+    linear = b.emit(Gate((1, 1)), z, w, y)
+    curved = b.emit(Gate((2, -2)), z, hw, b.emit(Lift(ring), hw))
+    return b.emit(Combine((1, 1)), linear, curved), 2 * scale
+
+
+def gelu_tanh(x: np.ndarray) -> np.ndarray:
+    """GELU's tanh form, float64."""
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def gelu_erf(x: np.ndarray) -> np.ndarray:
+    """GELU with the error function, float64."""
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """x times the logistic function of x, float64."""
+    return x / (1 + np.exp(-x))
+
+
+# Where each function is linear to within about 1e-4 (2e-4 for GELU): the limits, by name.
+SMOOTH = {"gelu_tanh": (gelu_tanh, 4.0), "gelu_erf": (gelu_erf, 4.0), "silu": (silu, 11.0)}

@@ -1,0 +1,78 @@
+"""Softmax over the last axis; nine rounds.
+
+1. Open the scores mod 32 levels of about four nats each, and count each row's elements at or above every level.
+2. Open the counts, test them for zero: the number of non-empty levels is a coarse maximum, at most one level high.
+3. Subtract it, open again, exponentiate by table; open the exponentials and, in the same round, find 1 / their sum.
+4. Multiply.
+
+Scores must lie within +-16 levels (about 64 nats), and a row's spread within 28 levels.
+"""
+
+import math
+
+import numpy as np
+
+from comet_jax.gadgets.bits import open_truncated, requantise
+from comet_jax.gadgets.inverse import inverse
+from comet_jax.ir.program import Builder, Var
+from comet_jax.protocols.bilinear import Product
+from comet_jax.protocols.linear import Combine, Rearrange, Scale, Sum, Table
+from comet_jax.protocols.opening import HighBits, Lift, Open
+from comet_jax.protocols.selection import ToArithmetic
+from comet_jax.protocols.softmax import LEVELS, ExpTable, LevelCounts, NonZero
+from comet_jax.sharing.packing import Where
+
+LOW = 12  # bits of a level
+TOP = 27  # the level where the maximum is put
+DEALT, PUBLIC = 22, 16  # scales of the exponential's two factors
+
+
+def softmax(
+    b: Builder, s: Var, *, scale: float, where: Where | None, ring: int, fraction: int
+) -> tuple[Var, float]:
+    """[softmax(s)] in Z_2^ring and its scale, 2^fraction. Elements outside ``where`` get zero and cost nothing."""
+    t = s.shape[-1]
+    level_bits = round(math.log2(4 * scale))
+    shift = level_bits - LOW
+    if shift < 0:
+        s = b.emit(Scale(Table(np.array(1 << -shift, np.int64))), s)
+        shift, level_bits = 0, level_bits - shift
+        scale = scale * 2.0 ** (LOW - round(math.log2(4 * scale)))
+    nats = 2.0**level_bits / scale
+    octaves = math.ceil(nats * math.log2(math.e))
+
+    def open_levels(x: Var, offset: int) -> Var:
+        addend = Table(np.array(offset << shift, np.int64))
+        return b.emit(Open(LOW + 5, shift, where=where), b.emit(Combine((1,), addend), x))
+
+    half = LEVELS // 2 << LOW
+    counts = b.emit(LevelCounts(LOW), open_levels(s, half))
+    filled = b.emit(Open(1), b.emit(NonZero(), b.emit(Open(counts.bits), counts)))
+    level = b.emit(Sum((len(filled.shape) - 1,)), b.emit(ToArithmetic(s.bits), filled))
+    level = b.emit(Rearrange("broadcast", (s.shape, tuple(range(len(s.shape) - 1)))), level)
+    d = b.emit(Combine((1, -(1 << level_bits))), s, level)
+
+    width = LOW + octaves  # bits of an exponential after truncation: 2^-12 of the least possible maximum
+    cut = DEALT + PUBLIC - width
+    keep = 2  # the sum keeps two bits more than its terms
+    sum_bits = width + octaves + math.ceil(math.log2(t)) + 4 + keep
+    ring_bits = min(64, max(cut - keep + sum_bits, cut + width + octaves + 3))
+    table = ExpTable(LOW, nats / (1 << LOW), TOP, ring_bits, DEALT, PUBLIC)
+    e = b.emit(table, open_levels(d, half + (TOP << LOW)))
+    ew = open_truncated(b, e, shift=cut, width=width + octaves + 3, where=where)
+    total = b.emit(Sum((len(e.shape) - 1,)), e)
+
+    low = width + keep - octaves - 1
+    i = inverse(
+        b,
+        total,
+        shift=cut - keep,
+        low=low,
+        octaves=2 * octaves + math.ceil(math.log2(t)) + 2,
+        numerator=2.0 ** (32 + fraction + keep),
+        root=False,
+    )
+    out = b.emit(Product(), ew, b.emit(Lift(64), ew), i, b.emit(Lift(64), i))
+    if ring == 32:
+        return b.emit(HighBits(32), out), 2.0**fraction
+    return requantise(b, out, shift=32, width=fraction + 4, ring=ring, where=where), 2.0**fraction

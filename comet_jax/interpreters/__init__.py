@@ -1,0 +1,1 @@
+"""The interpreters of a program: ideal, deal, offline and online."""

@@ -1,0 +1,138 @@
+"""What each party runs: ``offline`` on material alone, then ``online`` on shares.
+
+Both are traced once and run alike at both parties (SPMD over an axis of two), which differ in their shares only. The
+one thing that crosses between parties is ``exchange``: one collective a round.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from comet_jax.ir.program import Program, Round, Scan, Supply
+from comet_jax.protocols.opening import Open
+from comet_jax.protocols.protocol import Party
+from comet_jax.sharing.wires import Opened, OpenedShare, Share, Shared
+
+AXIS = "party"
+Materials = dict[int, Any]
+
+
+def exchange(words: jax.Array) -> jax.Array:
+    """Send packed words to the other party and receive its words: the only communication there is."""
+    return lax.ppermute(words, AXIS, [(0, 1), (1, 0)])
+
+
+def split(supply: Supply, mask_words: jax.Array, dealt_words: jax.Array):
+    """Flat words -> material by operation, and for each scan its words, one row a step."""
+    own: dict[int, dict[str, jax.Array]] = {}
+    at_m, at_d = supply.mask_layout.words, supply.dealt_layout.words
+    for keys, layout, words in (
+        (supply.masks, supply.mask_layout, mask_words[:at_m]),
+        (supply.dealt, supply.dealt_layout, dealt_words[:at_d]),
+    ):
+        for (op, name), array in zip(keys, layout.unpack(words)):
+            own.setdefault(op, {})[name] = array
+    scans = {}
+    for op, (body, n) in supply.scans.items():
+        m, d = n * body.mask_words, n * body.dealt_words
+        scans[op] = (
+            mask_words[at_m : at_m + m].reshape(n, -1),
+            dealt_words[at_d : at_d + d].reshape(n, -1),
+        )
+        at_m, at_d = at_m + m, at_d + d
+    return own, scans
+
+
+def offline(program: Program, party: Party, mask_words, dealt_words, statics) -> Materials:
+    """Unpack this party's material and do all work that needs no input.
+
+    ``mask_words``, ``dealt_words``: uint32 vectors as in ``program.supply``. ``statics``: the public opened form of
+    each static input, in the order of the program's inputs, None for the others.
+    """
+    own, scans = split(program.supply, mask_words, dealt_words)
+    masks: dict[int, Any] = {}
+    for v, c in zip(program.inputs, statics, strict=True):
+        masks[v.id] = None if c is None else OpenedShare(v.wire, c, None)  # type: ignore[arg-type]
+    materials: Materials = {}
+    for i, op in enumerate(program.ops):
+        inputs = [masks[v.id] for v in op.inputs]
+        if isinstance(op.protocol, Scan):
+            body, carries = op.protocol.body, op.protocol.carries
+
+            def step(_, x, body=body, carries=carries):
+                words, stacked = x
+                return None, offline(body, party, *words, [None] * carries + stacked)
+
+            stacked = [None if o is None else o.c for o in inputs[carries:]]
+            materials[i] = lax.scan(step, None, (scans[i], stacked))[1]
+            masks.update({v.id: None for v in op.outputs})
+            continue
+        material = own.get(i, {})
+        if isinstance(op.protocol, Open):
+            out = [OpenedShare(op.outputs[0].wire, None, material["r"])]  # type: ignore[arg-type]
+        elif isinstance(op.outputs[0].wire, Opened):
+            out = op.protocol.online(party, material, *inputs)  # a rearranged mask
+        else:
+            out = [None] * len(op.outputs)
+        if all(x is not None for x in inputs):
+            material = op.protocol.offline(party, material, *inputs)
+        materials[i] = material
+        masks.update({v.id: o for v, o in zip(op.outputs, out)})
+    return materials
+
+
+def online(program: Program, party: Party, materials: Materials, inputs) -> tuple[list[jax.Array], list]:
+    """Run the program on this party's shares.
+
+    ``inputs``: one array an input, this party's share of it. Returns this party's shares of the outputs, and the
+    transcript: for each round the two messages, uint32[2, words], party 0's first (for a scan, one more axis).
+    """
+    values: dict[int, Any] = {}
+    for v, x in zip(program.inputs, inputs, strict=True):
+        values[v.id] = Share(v.wire, x) if isinstance(v.wire, Shared) else OpenedShare(v.wire, None, None, x)
+    transcript: list = []
+    for round_ in program.rounds:
+        for i in round_.local:
+            op = program.ops[i]
+            args = [values[v.id] for v in op.inputs]
+            if isinstance(op.protocol, Scan):
+                out, messages = _scan(op.protocol, party, materials[i], args)
+                transcript.extend(messages)
+            else:
+                out = op.protocol.online(party, materials[i], *args)
+            for v, o in zip(op.outputs, out):
+                values[v.id] = Share(v.wire, o) if isinstance(v.wire, Shared) else o
+        if round_.opened:
+            transcript.append(_open(program, round_, party, materials, values))
+    return [values[v.id].x for v in program.outputs], transcript
+
+
+def _open(program: Program, round_: Round, party: Party, materials, values):
+    layout = program.message(round_)
+    sent = []
+    for i in round_.opened:
+        op = program.ops[i]
+        assert isinstance(op.protocol, Open)
+        sent.append(op.protocol.send(party, materials[i], values[op.inputs[0].id]))
+    mine = layout.pack(sent)
+    theirs = exchange(mine)
+    for i, own, other in zip(round_.opened, sent, layout.unpack(theirs)):
+        op = program.ops[i]
+        assert isinstance(op.protocol, Open)
+        group = op.outputs[0].wire.group
+        x = values[op.inputs[0].id]
+        values[op.outputs[0].id] = op.protocol.receive(materials[i], x, group.add(own, other))
+    return jnp.where(party.index == 0, jnp.stack([mine, theirs]), jnp.stack([theirs, mine]))
+
+
+def _scan(scan: Scan, party: Party, materials, args):
+    def step(carry, x):
+        material, stacked = x
+        out, messages = online(scan.body, party, material, [*carry, *stacked])
+        return out, messages
+
+    arrays = [a.x for a in args]
+    carry, stacked = arrays[: scan.carries], arrays[scan.carries :]
+    return lax.scan(step, carry, (materials, stacked), length=scan.length)

@@ -1,0 +1,254 @@
+"""A two-party program: protocols on wires, in single-assignment form, and the schedule of its rounds.
+
+This is what the compiler makes of a model, and what all interpreters run. Only ``Open`` communicates, so the round
+of an operation is the number of openings on the longest path to it, and all openings of one round are one message.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+
+from comet_jax.protocols.opening import Open
+from comet_jax.protocols.protocol import Protocol, recorded
+from comet_jax.sharing.packing import Item, Layout
+from comet_jax.sharing.wires import Mask, Opened, Shared, Wire
+
+
+@dataclass(frozen=True)
+class Var:
+    """A wire of a program: its number and its type."""
+
+    id: int
+    wire: Wire
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array on the wire."""
+        return self.wire.shape
+
+    @property
+    def bits(self) -> int:
+        """Bits of the wire's group."""
+        return self.wire.group.bits
+
+
+@dataclass(frozen=True)
+class Op:
+    """One step: a protocol, or a ``Scan``, on wires. ``site`` names the place in the user's model."""
+
+    protocol: "Protocol | Scan"
+    inputs: tuple[Var, ...]
+    outputs: tuple[Var, ...]
+    site: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A body run ``length`` times: the first ``carries`` inputs are threaded through, the others are stacked.
+
+    The body's inputs are the carries and one slice of each stacked input; its outputs are the new carries.
+    """
+
+    body: "Program"
+    length: int
+    carries: int
+
+    def describe(self) -> str:
+        """The scan on one line."""
+        return f"Scan(length={self.length}, carries={self.carries})"
+
+
+@dataclass(frozen=True)
+class Round:
+    """Local steps, then the openings that share one message."""
+
+    local: tuple[int, ...]
+    opened: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Supply:
+    """The correlated randomness of a program: masks from the parties' seeds, and arrays that the dealer shares.
+
+    ``masks`` and ``dealt`` name (operation, array) for each item of their layouts; ``scans`` holds the supply of
+    each scan's body by operation, used ``length`` times.
+    """
+
+    masks: dict[tuple[int, str], Item]
+    dealt: dict[tuple[int, str], Item]
+    scans: dict[int, tuple["Supply", int]]
+
+    @cached_property
+    def mask_layout(self) -> Layout:
+        """Packing of the masks outside scans."""
+        return Layout(tuple(self.masks.values()))
+
+    @cached_property
+    def dealt_layout(self) -> Layout:
+        """Packing of the dealt arrays outside scans."""
+        return Layout(tuple(self.dealt.values()))
+
+    @cached_property
+    def mask_words(self) -> int:
+        """uint32 words of masks in all."""
+        return self.mask_layout.words + sum(n * s.mask_words for s, n in self.scans.values())
+
+    @cached_property
+    def dealt_words(self) -> int:
+        """uint32 words of dealt arrays in all: what the dealer sends to party 1."""
+        return self.dealt_layout.words + sum(n * s.dealt_words for s, n in self.scans.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Wires in, operations in order, wires out."""
+
+    inputs: tuple[Var, ...]
+    ops: tuple[Op, ...]
+    outputs: tuple[Var, ...]
+
+    @cached_property
+    def rounds(self) -> tuple[Round, ...]:
+        """The schedule: every opening as early as its inputs allow. Pieces of a scan are not merged with others."""
+        depth = {v.id: 0 for v in self.inputs}
+        levels: dict[int, tuple[list[int], list[int]]] = {}
+        for i, op in enumerate(self.ops):
+            level = max((depth[v.id] for v in op.inputs), default=0)
+            opens = isinstance(op.protocol, Open)
+            levels.setdefault(level, ([], []))[opens].append(i)
+            # A scan's result counts one level later, so that what follows does not split its round.
+            after = level + (opens or isinstance(op.protocol, Scan))
+            depth.update({v.id: after for v in op.outputs})
+        return tuple(Round(tuple(levels[k][0]), tuple(levels[k][1])) for k in sorted(levels))
+
+    @cached_property
+    def round_count(self) -> int:
+        """Rounds of communication, scans included."""
+        own = sum(bool(r.opened) for r in self.rounds)
+        return own + sum(s.length * s.body.round_count for s in self._scans)
+
+    @cached_property
+    def online_bytes(self) -> int:
+        """Bytes that one party sends online, all rounds. Both parties send the same."""
+        own = sum(self.message(r).bytes for r in self.rounds if r.opened)
+        return own + sum(s.length * s.body.online_bytes for s in self._scans)
+
+    @property
+    def offline_bytes(self) -> int:
+        """Bytes that the dealer sends, all to party 1."""
+        return 4 * self.supply.dealt_words
+
+    @property
+    def _scans(self) -> Iterable[Scan]:
+        return (op.protocol for op in self.ops if isinstance(op.protocol, Scan))
+
+    def message(self, round_: Round) -> Layout:
+        """How the openings of a round are packed."""
+        wires = [self.ops[i].outputs[0].wire for i in round_.opened]
+        return Layout(tuple(w.item for w in wires if isinstance(w, Opened)))
+
+    @cached_property
+    def supply(self) -> Supply:
+        """What has to be dealt."""
+        masks, dealt, scans = {}, {}, {}
+        known: dict[tuple, tuple] = {}
+        for i, op in enumerate(self.ops):
+            if isinstance(op.protocol, Scan):
+                scans[i] = (op.protocol.body.supply, op.protocol.length)
+                continue
+            key = (op.protocol, tuple(v.wire for v in op.inputs))
+            if key not in known:
+                known[key] = recorded(op.protocol, lambda op=op: tuple(_blank(v.wire) for v in op.inputs))
+            for found, into in zip(known[key], (masks, dealt)):
+                into.update({(i, name): item for name, item in found.items()})
+        return Supply(masks, dealt, scans)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over everything public that the parties must agree on."""
+        return sha256(str(self).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self, indent: str = "") -> Iterator[str]:
+        name = lambda vs: ", ".join(f"%{v.id}:{_type(v.wire)}" for v in vs)
+        yield f"{indent}program({name(self.inputs)})"
+        for op in self.ops:
+            ids = " ".join(f"%{v.id}" for v in op.inputs)
+            site = f"  # {op.site}" if op.site else ""
+            yield f"{indent}  {name(op.outputs)} = {op.protocol.describe()} {ids}{site}"
+            if isinstance(op.protocol, Scan):
+                yield from op.protocol.body._lines(indent + "    ")
+        yield f"{indent}  return {name(self.outputs)}"
+
+
+def _type(wire: Wire) -> str:
+    shape = "x".join(map(str, wire.shape))
+    kind = "shared" if isinstance(wire, Shared) else "static" if wire.static else "opened"
+    return f"{kind}[{wire.group} {shape}]"
+
+
+def _blank(wire: Wire):
+    import jax.numpy as jnp
+
+    return wire if isinstance(wire, Shared) else Mask(wire, jnp.zeros(wire.shape, wire.group.dtype))
+
+
+@dataclass
+class Builder:
+    """Writes a program. The same protocol on the same wires is emitted once, so that a wire is opened once."""
+
+    ops: list[Op] = field(default_factory=list)
+    inputs: list[Var] = field(default_factory=list)
+    _next: int = 0
+    _site: str = ""
+    _seen: dict[tuple, tuple[Var, ...]] = field(default_factory=dict)
+
+    def _var(self, wire: Wire) -> Var:
+        self._next += 1
+        return Var(self._next - 1, wire)
+
+    def input(self, wire: Wire) -> Var:
+        """A new input of the program."""
+        self.inputs.append(self._var(wire))
+        return self.inputs[-1]
+
+    @contextmanager
+    def site(self, name: str):
+        """Operations emitted inside carry this name."""
+        before, self._site = self._site, name
+        try:
+            yield
+        finally:
+            self._site = before
+
+    def emit_all(self, protocol: "Protocol | Scan", *inputs: Var) -> tuple[Var, ...]:
+        """Apply ``protocol``; all output wires."""
+        key = (protocol, tuple(v.id for v in inputs))
+        if key not in self._seen:
+            if isinstance(protocol, Scan):
+                wires = tuple(v.wire for v in protocol.body.outputs)
+            else:
+                wires = protocol.outputs(*(v.wire for v in inputs))
+            outputs = tuple(map(self._var, wires))
+            self.ops.append(Op(protocol, inputs, outputs, self._site))
+            self._seen[key] = outputs
+        return self._seen[key]
+
+    def emit(self, protocol: Protocol, *inputs: Var) -> Var:
+        """Apply ``protocol``; its only output wire."""
+        (out,) = self.emit_all(protocol, *inputs)
+        return out
+
+    def finish(self, *outputs: Var) -> Program:
+        """The program that computes ``outputs``, without operations that they do not need."""
+        needed = {v.id for v in outputs}
+        kept = []
+        for op in reversed(self.ops):
+            if any(v.id in needed for v in op.outputs):
+                kept.append(op)
+                needed.update(v.id for v in op.inputs)
+        return Program(tuple(self.inputs), tuple(reversed(kept)), outputs)

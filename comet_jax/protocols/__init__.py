@@ -1,0 +1,1 @@
+"""Two-party protocols on shared and opened wires. No jaxprs here."""

@@ -1,0 +1,209 @@
+"""Linear and structural steps: local at each party, no material, no rounds.
+
+Ideal functionality of each: the same linear map over the ring. Argument: nothing is sent.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from comet_jax.protocols.protocol import Dealer, Protocol
+from comet_jax.sharing.groups import Group
+from comet_jax.sharing.packing import Where
+from comet_jax.sharing.wires import Mask, OpenedPlain, OpenedShare, Plain, Share, Shared, Wire
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A public array of integers inside a program, equal and hashable by content."""
+
+    values: np.ndarray
+
+    @cached_property
+    def key(self) -> tuple:
+        """Shape, dtype and bytes."""
+        return (self.values.shape, str(self.values.dtype), self.values.tobytes())
+
+    def __eq__(self, other):
+        return isinstance(other, Table) and self.key == other.key
+
+    def __hash__(self):
+        return hash(self.key)
+
+    def __repr__(self):
+        from hashlib import sha256
+
+        return (
+            f"Table({self.values.dtype}{self.values.shape}, {sha256(self.values.tobytes()).hexdigest()[:16]})"
+        )
+
+
+@dataclass(frozen=True)
+class Combine(Protocol):
+    """[x1], .. -> [sum a_i x_i + b]: a sum with public integer coefficients and an optional public addend."""
+
+    coefficients: tuple[int, ...]
+    addend: Table | None = None
+
+    def outputs(self, *xs: Shared):
+        if len({(x.shape, x.group) for x in xs}) != 1 or len(xs) != len(self.coefficients):
+            raise ValueError(f"a sum needs equal wires, one a coefficient; it got {xs}")
+        return (xs[0],)
+
+    def deal(self, dealer: Dealer, *xs: Shared):
+        return self.outputs(*xs)
+
+    def _sum(self, group: Group, arrays):
+        total = None
+        for a, x in zip(self.coefficients, arrays):
+            term = x if a == 1 or group.xor else x * group.constant(a)
+            total = term if total is None else group.add(total, term)
+        return group.reduce(total)
+
+    def _addend(self, group: Group, shape):
+        assert self.addend is not None
+        return jnp.broadcast_to(group.encode(self.addend.values), shape)
+
+    def online(self, party, material, *xs: Share):
+        group = xs[0].wire.group
+        total = self._sum(group, [x.x for x in xs])
+        if self.addend is not None:
+            total = group.add(total, party.first(self._addend(group, total.shape)))
+        return (total,)
+
+    def ideal(self, coins, *xs: Plain):
+        group = xs[0].wire.group
+        total = self._sum(group, [x.v for x in xs])
+        return (total if self.addend is None else group.add(total, self._addend(group, total.shape)),)
+
+
+@dataclass(frozen=True)
+class Scale(Protocol):
+    """[x] -> [t x] for a public integer array t that broadcasts to x's shape."""
+
+    table: Table
+
+    def outputs(self, x: Shared):
+        return (x,)
+
+    def deal(self, dealer: Dealer, x: Shared):
+        return (x,)
+
+    def _apply(self, group: Group, x):
+        return group.reduce(x * jnp.asarray(group.encode(self.table.values)))
+
+    def online(self, party, material, x: Share):
+        return (self._apply(x.wire.group, x.x),)
+
+    def ideal(self, coins, x: Plain):
+        return (self._apply(x.wire.group, x.v),)
+
+
+@dataclass(frozen=True)
+class Resize(Protocol):
+    """[x] in Z_2^k -> [x mod 2^bits] in a smaller ring."""
+
+    bits: int
+
+    def outputs(self, x: Shared):
+        if self.bits > x.group.bits or x.group.xor:
+            raise ValueError(f"a share of {x.group} has no {self.bits} bits to keep")
+        return (Shared(x.shape, Group(self.bits)),)
+
+    def deal(self, dealer: Dealer, x: Shared):
+        return self.outputs(x)
+
+    def online(self, party, material, x: Share):
+        return (Group(self.bits).cast(x.x),)
+
+    def ideal(self, coins, x: Plain):
+        return (Group(self.bits).cast(x.v),)
+
+
+@dataclass(frozen=True)
+class Sum(Protocol):
+    """[x] -> the sum of x over ``axes``."""
+
+    axes: tuple[int, ...]
+
+    def outputs(self, x: Shared):
+        shape = tuple(n for i, n in enumerate(x.shape) if i not in self.axes)
+        return (Shared(shape, x.group),)
+
+    def deal(self, dealer: Dealer, x: Shared):
+        return self.outputs(x)
+
+    def _apply(self, group: Group, x):
+        return group.reduce(x.sum(self.axes, dtype=group.dtype))
+
+    def online(self, party, material, x: Share):
+        return (self._apply(x.wire.group, x.x),)
+
+    def ideal(self, coins, x: Plain):
+        return (self._apply(x.wire.group, x.v),)
+
+
+@dataclass(frozen=True)
+class Rearrange(Protocol):
+    """Wires of one kind -> a wire whose elements are theirs, elsewhere: reshape, transpose, slice, concatenate...
+
+    Works on shared wires and, so that a wire is opened once and used in many shapes, on opened ones.
+    """
+
+    kind: str
+    parameters: tuple
+
+    def apply(self, *arrays):
+        """The rearrangement of plain arrays."""
+        return _REARRANGE[self.kind](*arrays, *self.parameters)
+
+    def outputs(self, *xs: Wire):
+        first = xs[0]
+        shape = jax.eval_shape(self.apply, *(jax.ShapeDtypeStruct(x.shape, np.uint32) for x in xs)).shape
+        if isinstance(first, Shared):
+            return (Shared(shape, first.group),)
+        if len({(x.group, x.headroom, x.static, x.where is None) for x in xs}) != 1:  # type: ignore[union-attr]
+            raise ValueError(f"opened wires of different kinds cannot be joined: {xs}")
+        where = first.where
+        if where is not None:
+            masks = [x.where.mask.astype(np.uint32) for x in xs]  # type: ignore[union-attr]
+            with jax.ensure_compile_time_eval():
+                where = Where(np.asarray(self.apply(*map(jnp.asarray, masks))).astype(bool))
+        return (replace(first, shape=shape, where=where),)
+
+    def deal(self, dealer: Dealer, *xs):
+        if isinstance(xs[0], Mask):
+            (wire,) = self.outputs(*(x.wire for x in xs))
+            return (Mask(wire, self.apply(*(x.r for x in xs))),)
+        return self.outputs(*xs)
+
+    def online(self, party, material, *xs):
+        if isinstance(xs[0], Share):
+            return (self.apply(*(x.x for x in xs)),)
+        (wire,) = self.outputs(*(x.wire for x in xs))
+        part = lambda name: (
+            None if getattr(xs[0], name) is None else self.apply(*(getattr(x, name) for x in xs))
+        )
+        return (OpenedShare(wire, part("c"), part("r"), part("x")),)
+
+    def ideal(self, coins, *xs):
+        if isinstance(xs[0], Plain):
+            return (self.apply(*(x.v for x in xs)),)
+        (wire,) = self.outputs(*(x.wire for x in xs))
+        y, c = (self.apply(*(getattr(x, name) for x in xs)) for name in ("y", "c"))
+        return (OpenedPlain(wire, y, c),)
+
+
+_REARRANGE = {
+    "reshape": lambda x, shape: x.reshape(shape),
+    "transpose": lambda x, axes: x.transpose(axes),
+    "broadcast": lambda x, shape, dims: jax.lax.broadcast_in_dim(x, shape, dims),
+    "slice": lambda x, start, stop, strides: jax.lax.slice(x, start, stop, strides),
+    "concatenate": lambda *a: jax.lax.concatenate(a[:-1], a[-1]),
+    "reverse": lambda x, axes: jax.lax.rev(x, axes),
+    "take": lambda x, table, axis: jnp.take(x, jnp.asarray(table.values), axis=axis, mode="clip"),
+    "pad": lambda x, config: jax.lax.pad(x, x.dtype.type(0), config),
+}

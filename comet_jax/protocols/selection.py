@@ -1,0 +1,86 @@
+"""Using a shared bit: as an integer, and as a gate on a value.
+
+A bit z is opened under a mask bit mu (``Open`` of one bit): e = z ^ mu is public, so ``z = e + (1 - 2 e) mu`` over
+the integers, linear in what the dealer knows. Source: daBits and edaBits (Escudero et al., CRYPTO 2020), in the form
+of masked bits with dealt products as in Function Secret Sharing's truth-table gates.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from comet_jax.protocols.protocol import Coins, Dealer, Material, Party, Protocol
+from comet_jax.sharing.groups import Group
+from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Share, Shared
+
+
+def _sign(e: np.ndarray, ring: Group):
+    """1 - 2 e in ``ring``."""
+    return ring.reduce(ring.dtype.type(1) - ring.dtype.type(2) * e)
+
+
+@dataclass(frozen=True)
+class ToArithmetic(Protocol):
+    """<z>, a bit -> [z] in Z_2^bits. Dealt: mu, ``bits`` bits. Online: nothing."""
+
+    bits: int
+
+    def outputs(self, z: Opened):
+        if not z.group.xor or z.group.bits != 1:
+            raise ValueError(f"only an opened bit becomes an integer, not {z.group}")
+        return (Shared(z.shape, Group(self.bits)),)
+
+    def deal(self, dealer: Dealer, z: Mask):
+        dealer.give("mu", z.r, Group(self.bits))
+        return self.outputs(z.wire)
+
+    def online(self, party: Party, material: Material, z: OpenedShare):
+        ring = Group(self.bits)
+        e = ring.cast(z.value)
+        return (ring.add(party.first(e), _sign(e, ring) * material["mu"]),)
+
+    def ideal(self, coins: Coins, z: OpenedPlain):
+        return (Group(self.bits).cast(z.y),)
+
+
+@dataclass(frozen=True)
+class Gate(Protocol):
+    """<z1 .. zn>, <y>, [y] -> [sum_t a_t z_t y] in y's ring, with public integers a_t.
+
+    The bits are on the last axis of z. ``z y = e y + (1 - 2 e) (P mu - mu r + (1 - msb c) 2^m mu msb r)`` with
+    P = c - offset. Dealt per bit: mu, mu r and mu msb r, 3 k - m bits. Online: nothing.
+    """
+
+    coefficients: tuple[int, ...]
+
+    def outputs(self, z: Opened, w: Opened, y: Shared):
+        if z.shape != (*w.shape, len(self.coefficients)) or not w.headroom or w.shape != y.shape:
+            raise ValueError(f"gates of shape {z.shape} on a wire of shape {w.shape}")
+        return (y,)
+
+    def deal(self, dealer: Dealer, z: Mask, w: Mask, y: Shared):
+        ring, m = y.group, w.wire.group.bits
+        mu, r, top = z.r.astype(ring.dtype), w.r.astype(ring.dtype), w.top(ring.dtype)
+        dealer.give("mu", mu, ring)
+        dealer.give("mu_r", mu * r[..., None], ring)
+        if m < ring.bits:
+            dealer.give("mu_top", mu * top[..., None], Group(ring.bits - m))
+        return (y,)
+
+    def online(self, party: Party, material: Material, z: OpenedShare, w: OpenedShare, y: Share):
+        ring, m = y.wire.group, w.wire.group.bits
+        e = ring.cast(z.value)
+        masked = w.public(ring)[..., None] * material["mu"] - material["mu_r"]
+        if m < ring.bits:
+            top = material["mu_top"].astype(ring.dtype) << ring.dtype.type(m)
+            masked = masked + w.wrapped(ring)[..., None] * top
+        each = e * y.x[..., None] + _sign(e, ring) * masked
+        return (self._weigh(ring, each),)
+
+    def _weigh(self, ring: Group, each):
+        a = np.array([ring.constant(a) for a in self.coefficients], ring.dtype)
+        return ring.reduce((each * a).sum(-1, dtype=ring.dtype))
+
+    def ideal(self, coins: Coins, z: OpenedPlain, w: OpenedPlain, y):
+        ring = y.wire.group
+        return (self._weigh(ring, z.y.astype(ring.dtype) * y.v[..., None]),)

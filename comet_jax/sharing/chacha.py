@@ -1,0 +1,68 @@
+"""ChaCha20 (RFC 8439) as a keystream of uint32 words, on any XLA backend.
+
+Every mask and every share comes from here. Keys are 256 bits from the operating system's generator; a (key, nonce)
+pair gives one keystream and is used once. The round loop stays rolled: unrolled, it takes XLA minutes to compile.
+"""
+
+import os
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+CONSTANTS = np.frombuffer(b"expand 32-byte k", dtype="<u4")
+
+
+def new_key() -> np.ndarray:
+    """A fresh 256-bit key from the operating system, uint32[8]."""
+    return np.frombuffer(os.urandom(32), dtype="<u4").astype(np.uint32)
+
+
+def nonce(*words: int) -> np.ndarray:
+    """A 96-bit nonce from up to three public counters, uint32[3]."""
+    if len(words) > 3 or any(not 0 <= w < 1 << 32 for w in words):
+        raise ValueError(f"a nonce is at most three 32-bit counters, not {words}")
+    return np.array((*words, 0, 0, 0)[:3], np.uint32)
+
+
+def _rotate(x: jax.Array, n: int) -> jax.Array:
+    return (x << np.uint32(n)) | (x >> np.uint32(32 - n))
+
+
+def _quarter(a, b, c, d):
+    a = a + b
+    d = _rotate(d ^ a, 16)
+    c = c + d
+    b = _rotate(b ^ c, 12)
+    a = a + b
+    d = _rotate(d ^ a, 8)
+    c = c + d
+    b = _rotate(b ^ c, 7)
+    return a, b, c, d
+
+
+def _double_round(_, rows):
+    # Rows of the 4x4 state: a column round, the same on diagonals by rotating rows, and back.
+    a, b, c, d = _quarter(*rows)
+    b, c, d = jnp.roll(b, -1, 0), jnp.roll(c, -2, 0), jnp.roll(d, -3, 0)
+    a, b, c, d = _quarter(a, b, c, d)
+    return a, jnp.roll(b, 1, 0), jnp.roll(c, 2, 0), jnp.roll(d, 3, 0)
+
+
+@partial(jax.jit, static_argnames="words")
+def keystream(key: jax.Array, nonce: jax.Array, words: int, counter: int = 0) -> jax.Array:
+    """``words`` words of the keystream from block ``counter`` on, uint32[words], in RFC 8439 order.
+
+    ``key`` is uint32[8] and ``nonce`` uint32[3], both little endian as in the RFC.
+    """
+    blocks = -(-words // 16)
+    if blocks >= 1 << 32:
+        raise ValueError(f"{words} words is beyond one keystream of 2^32 blocks")
+    column = lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.uint32)[:, None], (4, blocks))
+    count = jnp.arange(blocks, dtype=jnp.uint32) + jnp.uint32(counter)
+    last = jnp.concatenate([count[None], jnp.broadcast_to(nonce[:, None], (3, blocks))])
+    start = (column(CONSTANTS), column(key[:4]), column(key[4:]), last)
+    end = jax.lax.fori_loop(0, 10, _double_round, start)
+    state = jnp.concatenate([a + b for a, b in zip(end, start)])
+    return state.T.reshape(-1)[:words]

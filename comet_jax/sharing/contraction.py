@@ -1,0 +1,68 @@
+"""Products of ring matrices, exact mod 2^32 and 2^64, for every backend. The one file that knows how.
+
+XLA multiplies signed 32-bit and 8-bit matrices well and unsigned or 64-bit ones by a naive loop. Two's complement
+makes signedness a matter of reading, so on CPU Z_2^32 is one int32 ``dot_general``. Elsewhere, and for Z_2^64, an
+element is split into signed base-256 digits, whose products are int8 matrices with exact int32 sums (tensor cores
+on GPU): 10 digit products for 32 bits, 36 for 64.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+# |digit| <= 128, so a sum of n digit products is below 2^31 for n < 2^17.
+MAX_TERMS = 1 << 16
+
+
+def dot_general(a: jax.Array, b: jax.Array, dimension_numbers) -> jax.Array:
+    """``lax.dot_general`` of two uint32 or two uint64 arrays, mod 2^32 or 2^64."""
+    if a.dtype != b.dtype or a.dtype not in (np.uint32, np.uint64):
+        raise TypeError(f"ring matrices are both uint32 or both uint64, not {a.dtype} and {b.dtype}")
+    if a.dtype == np.uint64:
+        return _by_digits(a, b, dimension_numbers)
+    return lax.platform_dependent(
+        a,
+        b,
+        cpu=lambda a, b: _as_int32(a, b, dimension_numbers),
+        default=lambda a, b: _by_digits(a, b, dimension_numbers),
+    )
+
+
+def _as_int32(a, b, dimension_numbers):
+    a, b = (lax.bitcast_convert_type(x, jnp.int32) for x in (a, b))
+    out = lax.dot_general(a, b, dimension_numbers, preferred_element_type=jnp.int32)
+    return lax.bitcast_convert_type(out, jnp.uint32)
+
+
+def _by_digits(a, b, dimension_numbers):
+    (contract_a, contract_b), _ = dimension_numbers
+    if not contract_a:  # an outer product is element-wise: plain multiplication is exact
+        return lax.dot_general(a, b, dimension_numbers, preferred_element_type=a.dtype)
+    n = a.dtype.itemsize
+    da, db = _digits(a), _digits(b)
+    terms = int(np.prod([a.shape[i] for i in contract_a]))
+    out = None
+    for s in range(n):
+        # Digit sums of equal weight are one longer contraction: [d0 .. ds] against [es .. e0].
+        pairs = [(da[i], db[s - i]) for i in range(s + 1)]
+        group = max(1, MAX_TERMS // max(terms, 1))
+        for k in range(0, len(pairs), group):
+            xs, ys = zip(*pairs[k : k + group])
+            x = jnp.concatenate(xs, axis=contract_a[0])
+            y = jnp.concatenate(ys, axis=contract_b[0])
+            part = lax.dot_general(x, y, dimension_numbers, preferred_element_type=jnp.int32)
+            part = part.astype(jnp.int64 if n == 8 else jnp.int32).astype(a.dtype) << a.dtype.type(8 * s)
+            out = part if out is None else out + part
+    return out
+
+
+def _digits(x):
+    """Base-256 digits in [-128, 127], lowest first; the carry out of the top is lost, as the ring wants."""
+    digits = []
+    wide = jnp.int64 if x.dtype == np.uint64 else jnp.int32
+    for _ in range(x.dtype.itemsize):
+        d = x.astype(jnp.int8)
+        digits.append(d)
+        x = (x - d.astype(wide).astype(x.dtype)) >> x.dtype.type(8)
+    return digits
