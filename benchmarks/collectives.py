@@ -5,7 +5,7 @@ A private program is a chain of dependent openings, so the number that matters i
 processes joined by `jax.distributed` (gloo on CPU, NCCL on GPU), compiles a chain of exchanges with each of
 `ppermute`, `all_gather` and `psum`, and prints medians as JSON:
 
-    python benchmarks/collectives.py --sizes 4 65536 8388608 --taskset
+    python benchmarks/collectives.py --sizes 4 65536 8388608
 
 Each link of the chain adds what arrived to what was sent, as an opening does, so nothing can be removed or
 reordered by the compiler. Times include that one addition.
@@ -39,7 +39,7 @@ class Options:
     repeats: int = 9
     """Timed runs of the program; the median is reported."""
     taskset: bool = False
-    """Pin process i to core i."""
+    """Pin process i to core i (this starves the I/O thread of gloo: compare)."""
     xla_flags: str = ""
     """XLA_FLAGS of both processes."""
     env: tuple[str, ...] = ()
@@ -121,7 +121,11 @@ def work(options: Options) -> None:
     if options.worker == 0:
         about = {"backend": jax.default_backend(), "jax": jax.__version__, "cores": os.cpu_count()}
         about |= {"taskset": options.taskset, "xla_flags": options.xla_flags, "env": options.env}
-        print(json.dumps({"about": about, "chain": options.chain, "rows": rows}, indent=1), file=report, flush=True)
+        print(
+            json.dumps({"about": about, "chain": options.chain, "rows": rows}, indent=1),
+            file=report,
+            flush=True,
+        )
     jax.distributed.shutdown()
 
 

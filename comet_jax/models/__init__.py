@@ -1,1 +1,1 @@
-
+"""Models in plain Flax, as a user would write them, with their weights."""

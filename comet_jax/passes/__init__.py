@@ -1,1 +1,1 @@
-
+"""Compiler passes, one idea a file."""

@@ -84,3 +84,22 @@ class Gate(Protocol):
     def ideal(self, coins: Coins, z: OpenedPlain, w: OpenedPlain, y):
         ring = y.wire.group
         return (self._weigh(ring, z.y.astype(ring.dtype) * y.v[..., None]),)
+
+
+@dataclass(frozen=True)
+class Not(Protocol):
+    """<z>, a bit -> <1 - z>, with the same mask: ``e`` becomes ``1 - e``. Nothing is dealt or sent."""
+
+    def outputs(self, z: Opened):
+        if not z.group.xor or z.group.bits != 1:
+            raise ValueError(f"only an opened bit can be inverted, not {z.group}")
+        return (z,)
+
+    def deal(self, dealer: Dealer, z: Mask):
+        return (z,)
+
+    def online(self, party: Party, material: Material, z: OpenedShare):
+        return (OpenedShare(z.wire, None if z.c is None else z.c ^ np.uint32(1), z.r),)
+
+    def ideal(self, coins: Coins, z: OpenedPlain):
+        return (OpenedPlain(z.wire, z.y ^ np.uint32(1), z.c ^ np.uint32(1)),)

@@ -1,1 +1,1 @@
-
+"""Running programs: sessions, links between processes, liveness."""

@@ -31,7 +31,7 @@ PREFIX = struct.Struct("!4sQIQ")
 """Magic, sequence, header length, payload length."""
 
 DTYPES = frozenset(
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
+    ["bool", "float16", "float32", "float64"] + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 )
 """The array types a message may carry."""
 
@@ -95,14 +95,12 @@ def encode(message: Message, sequence: int, limits: Limits) -> list[memoryview]:
             )
         described.append([name, array.dtype.name, list(array.shape)])
         flat = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1)
-        payload.append(memoryview(flat.view(np.uint8)))
+        payload.append(flat.view(np.uint8).data)
     header = {"kind": message.kind, "fields": dict(message.fields), "arrays": described}
     try:
         text = json.dumps(header, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise LinkError(
-            f"fields of message {message.kind!r} are not JSON ({error}): send arrays as arrays"
-        ) from None
+        raise LinkError(f"fields of message {message.kind!r} are not JSON ({error}): send arrays as arrays") from None
     size = sum(len(view) for view in payload)
     _check_sizes(len(text), size, limits, f"message {message.kind!r}")
     return [memoryview(PREFIX.pack(MAGIC, sequence, len(text), size) + text), *payload]
@@ -159,7 +157,7 @@ def allocate(dtype: np.dtype, shape: tuple[int, ...]) -> tuple[np.ndarray, memor
         array = np.empty(shape, dtype)
     except (ValueError, MemoryError) as error:
         raise LinkError(f"an array of shape {shape} cannot be made here: {error}") from None
-    return array, memoryview(array.reshape(-1).view(np.uint8))
+    return array, array.reshape(-1).view(np.uint8).data
 
 
 def check_values(name: str, array: np.ndarray) -> None:

@@ -1,0 +1,220 @@
+"""From a function to a flat graph. The only file that knows how JAX represents programs.
+
+``flatten`` traces a function, inlines everything that is merely a call (jit, custom derivatives, remat), drops dead
+code and gives plain nodes on values. A scan stays one node whose body is a graph; other control flow stays a node.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import numpy as np
+from jax import lax
+from jax._src import source_info_util  # the user's line of an equation has no public accessor
+
+INLINED = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+}
+_LIBRARIES = tuple(os.sep + name + os.sep for name in ("jax", "jaxlib", "flax", "comet_jax"))
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """An array in a graph; it is itself and nothing else."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Const(Value):
+    """A public constant."""
+
+    value: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation. ``op`` is a primitive's name or a pattern's; ``where`` the user's line; ``site`` the module.
+
+    ``reference`` computes a fused node in the clear; other nodes bind their primitive.
+    """
+
+    op: str
+    params: dict[str, Any]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    primitive: Any = None
+    where: str = ""
+    site: str = ""
+    reference: Callable[..., Any] | None = None
+    effects: bool = False
+
+    def evaluate(self, *arrays: Any) -> list[Any]:
+        """The outputs for concrete or traced inputs."""
+        if self.reference is not None:
+            out = self.reference(*arrays)
+            return list(out) if isinstance(out, tuple | list) else [out]
+        if self.op == "scan":
+            return _scan(self.params, arrays)
+        arrays = tuple(jax.numpy.asarray(a, v.dtype) for a, v in zip(arrays, self.inputs))
+        bound = self.primitive.get_bind_params(self.params)
+        functions, params = ((), bound) if isinstance(bound, dict) else bound
+        out = self.primitive.bind(*functions, *arrays, **params)
+        return list(out) if self.primitive.multiple_results else [out]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Inputs, nodes in order, outputs."""
+
+    inputs: tuple[Value, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[Value, ...]
+
+    def evaluate(self, *arrays: Any) -> list[Any]:
+        """The outputs for concrete or traced inputs."""
+        env: dict[Value, Any] = dict(zip(self.inputs, arrays, strict=True))
+        read = lambda v: v.value if isinstance(v, Const) else env[v]
+        for node in self.nodes:
+            env.update(zip(node.outputs, node.evaluate(*map(read, node.inputs)), strict=True))
+        return [read(v) for v in self.outputs]
+
+    @cached_property
+    def producers(self) -> dict[Value, Node]:
+        """The node that makes each value."""
+        return {v: n for n in self.nodes for v in n.outputs}
+
+    def pruned(self) -> "Graph":
+        """Without nodes whose results nobody uses, except those with effects."""
+        needed, kept = set(self.outputs), []
+        for node in reversed(self.nodes):
+            if node.effects or any(v in needed for v in node.outputs):
+                kept.append(node)
+                needed.update(node.inputs)
+        return replace(self, nodes=tuple(reversed(kept)))
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def flatten(fn: Callable[..., Sequence[Any]], *avals: Any) -> Graph:
+    """The graph of ``fn``, which takes arrays of ``avals`` and returns a list of arrays."""
+    return from_jaxpr(jax.make_jaxpr(fn)(*avals))
+
+
+def from_jaxpr(closed: Any) -> Graph:
+    """The graph of a closed jaxpr."""
+    jaxpr, consts = _open(closed)
+    env: dict[Any, Value] = {}
+    for var, const in zip(jaxpr.constvars, consts, strict=True):
+        env[var] = _const(const)
+    inputs = tuple(_value(v) for v in jaxpr.invars)
+    env.update(zip(jaxpr.invars, inputs))
+    nodes: list[Node] = []
+    outputs = _inline(jaxpr, env, nodes, "", "")
+    return Graph(inputs, tuple(nodes), tuple(outputs)).pruned()
+
+
+def _open(closed: Any) -> tuple[Any, Sequence[Any]]:
+    """A jaxpr and its constants, whether it carries them (newer JAX) or is wrapped with them."""
+    inner = getattr(closed, "jaxpr", closed)
+    return inner, getattr(closed, "consts", ())
+
+
+def _value(var: Any) -> Value:
+    return Value(tuple(var.aval.shape), np.dtype(_plain(var.aval.dtype)))
+
+
+def _plain(dtype: Any) -> Any:
+    return dtype if isinstance(dtype, np.dtype) else np.dtype(np.uint32) if "key" in str(dtype) else dtype
+
+
+def _const(x: Any) -> Const:
+    array = np.asarray(x)
+    return Const(array.shape, array.dtype, array)
+
+
+def _inline(jaxpr: Any, env: dict[Any, Value], nodes: list[Node], where: str, site: str) -> list[Value]:
+    def read(atom: Any) -> Value:
+        if isinstance(atom, jex.Literal):
+            array = np.asarray(atom.val, atom.aval.dtype)
+            return Const(array.shape, array.dtype, array)
+        return env[atom]
+
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        inputs = [read(a) for a in eqn.invars]
+        # Inside library calls there is no user frame: the caller's place stands for them.
+        line, path = _line(eqn) or where, _path(eqn, site)
+        if name in INLINED and INLINED[name] in eqn.params:
+            inner, consts = _open(eqn.params[INLINED[name]])
+            scope = dict(zip(inner.constvars, map(_const, consts)))
+            scope.update(zip(inner.invars, inputs[len(inputs) - len(inner.invars) :], strict=True))
+            env.update(zip(eqn.outvars, _inline(inner, scope, nodes, line, path)))
+            continue
+        params = dict(eqn.params)
+        if name == "scan":
+            params["body"] = from_jaxpr(params["jaxpr"])
+        outputs = tuple(_value(v) for v in eqn.outvars)
+        effects = bool(eqn.effects)
+        nodes.append(Node(name, params, tuple(inputs), outputs, eqn.primitive, line, path, None, effects))
+        env.update(zip(eqn.outvars, outputs))
+    return [read(a) for a in jaxpr.outvars]
+
+
+def _line(eqn: Any) -> str:
+    """file:line of the innermost frame that is the user's."""
+    for frame in source_info_util.user_frames(eqn.source_info.traceback):
+        name = frame.file_name
+        if not any(part in name for part in _LIBRARIES) or os.sep + "models" + os.sep in name:
+            return f"{name}:{frame.start_line}"
+    return ""
+
+
+def _path(eqn: Any, outer: str) -> str:
+    """The module path of an equation: Flax linen names the scopes that it traces."""
+    return str(eqn.source_info.name_stack) or outer
+
+
+def _scan(params: dict[str, Any], arrays: Sequence[Any]) -> list[Any]:
+    consts, carries = params["num_consts"], params["num_carry"]
+    fixed, init, xs = arrays[:consts], arrays[consts : consts + carries], arrays[consts + carries :]
+
+    def step(carry, x):
+        out = params["body"].evaluate(*fixed, *carry, *x)
+        return out[:carries], out[carries:]
+
+    carry, ys = lax.scan(step, list(init), list(xs), params["length"], params["reverse"])
+    return [*carry, *ys]
+
+
+def _lines(graph: Graph, indent: str = ""):
+    names: dict[Value, str] = {}
+
+    def name(v: Value) -> str:
+        if isinstance(v, Const):
+            return f"{v.value.item():g}" if v.value.size == 1 and v.dtype.kind != "b" else f"const{v.shape}"
+        return names.setdefault(v, f"v{len(names)}")
+
+    typed = lambda v: f"{name(v)}:{v.dtype}{list(v.shape)}"
+    yield f"{indent}graph({', '.join(map(typed, graph.inputs))})"
+    for node in graph.nodes:
+        outputs = ", ".join(map(typed, node.outputs))
+        yield f"{indent}  {outputs} = {node.op} {' '.join(map(name, node.inputs))}"
+        if isinstance(node.params.get("body"), Graph):
+            yield from _lines(node.params["body"], indent + "    ")
+    yield f"{indent}  return {', '.join(map(name, graph.outputs))}"

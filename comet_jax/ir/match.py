@@ -1,0 +1,196 @@
+"""Finding a function inside a graph: a pattern is a reference function, traced and matched as a subgraph.
+
+The reference is traced with the installed JAX on the shapes at hand, so whatever JAX makes of it today is what is
+looked for. Matching unifies backwards from the result: same operation, same parameters, equal constants; the
+reference's arguments match anything. A constant equal to ``ANY`` in the reference matches any scalar constant, and
+its value becomes a parameter of the fused node (the epsilon of a normalisation).
+Source of the idea: the graph patterns of kfac-jax.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from comet_jax.ir.jaxprs import Const, Graph, Node, Value, flatten
+
+ANY = 0.0117
+COMMUTATIVE = {"add", "mul", "max", "min", "add_any"}
+# Parameters that say nothing about what is computed.
+IGNORED = {"sharding", "out_sharding", "accuracy", "weak_type"}
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A fused operation and one way of writing it.
+
+    ``reference(x, *vectors)``: x of the result's shape, and ``vectors`` arguments of shape (d,), d its last axis.
+    ``core``: the function of x alone that the fused node stands for. ``finish(core, *vectors)``: what the reference
+    does with the core's result, if anything. ``scalar``: the parameter that ``ANY`` stands for.
+    """
+
+    name: str
+    reference: Callable[..., Any]
+    core: Callable[..., Any]
+    vectors: int = 0
+    finish: Callable[..., Any] | None = None
+    scalar: str | None = None
+
+
+@dataclass(frozen=True)
+class _Match:
+    inputs: tuple[Value, ...]
+    scalar: float | None
+
+
+def fuse(graph: Graph, patterns: Sequence[Pattern]) -> Graph:
+    """``graph`` with every match replaced by a fused node, larger patterns first, in scan bodies too."""
+    nodes = []
+    for node in graph.nodes:
+        body = node.params.get("body")
+        if isinstance(body, Graph):
+            node = replace(node, params={**node.params, "body": fuse(body, patterns)})
+        nodes.append(node)
+    graph = replace(graph, nodes=tuple(nodes))
+    traced: dict[tuple, Graph | None] = {}
+    for pattern in sorted(patterns, key=lambda p: -_size(p)):
+        graph = _fuse_one(graph, pattern, traced)
+    return graph.pruned()
+
+
+def _size(pattern: Pattern) -> int:
+    found = _trace(pattern, (2, 3), np.dtype(np.float32))
+    return len(found.nodes) if found else 0
+
+
+def _trace(pattern: Pattern, shape: tuple[int, ...], dtype: np.dtype) -> Graph | None:
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    vectors = [jax.ShapeDtypeStruct(shape[-1:], dtype)] * pattern.vectors
+    try:
+        return flatten(lambda *args: [pattern.reference(*args)], x, *vectors)
+    except (TypeError, ValueError, IndexError):
+        return None  # the reference does not take such an array, so it is not what made it
+
+
+def _fuse_one(graph: Graph, pattern: Pattern, traced: dict[tuple, Graph | None]) -> Graph:
+    producers = graph.producers
+    renamed: dict[Value, Value] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        node = replace(node, inputs=tuple(renamed.get(v, v) for v in node.inputs))
+        out = node.outputs[0] if node.outputs else None
+        if out is not None and out.shape and out.dtype.kind in "fV":
+            key = (pattern, out.shape, out.dtype)
+            if key not in traced:
+                traced[key] = _trace(pattern, out.shape, out.dtype)
+            reference = traced[key]
+            found = reference and reference.nodes and _match(reference, producers, node)
+            if found:
+                new = _replacement(pattern, found, node)
+                renamed[out] = new[-1].outputs[0]
+                nodes.extend(new)
+                producers = {**producers, **{v: n for n in new for v in n.outputs}}
+                continue
+        nodes.append(node)
+        producers = {**producers, **dict.fromkeys(node.outputs, node)} if renamed else producers
+    return replace(graph, nodes=tuple(nodes), outputs=tuple(renamed.get(v, v) for v in graph.outputs))
+
+
+def _match(reference: Graph, producers: dict[Value, Node], node: Node) -> _Match | None:
+    if reference.producers[reference.outputs[0]].op != node.op:
+        return None
+    for binding in _unify(reference, producers, reference.outputs[0], node.outputs[0], {}):
+        if all(v in binding for v in reference.inputs):
+            scalar = binding.get(_SCALAR)
+            return _Match(tuple(binding[v] for v in reference.inputs), None if scalar is None else scalar.value.item())
+    return None
+
+
+_SCALAR = Value((), np.dtype(np.float64))
+
+
+def _unify(reference: Graph, producers, pattern: Value, target: Value, binding: dict) -> Iterator[dict]:
+    """Every way of extending ``binding`` (pattern value -> target value) so that the two values agree."""
+    if pattern in binding:
+        if binding[pattern] is target:
+            yield binding
+        return
+    if pattern in reference.inputs:
+        if pattern.shape == target.shape and pattern.dtype == target.dtype:
+            yield {**binding, pattern: target}
+        return
+    if isinstance(pattern, Const):
+        yield from _unify_const(pattern, target, binding)
+        return
+    p, t = reference.producers[pattern], producers.get(target)
+    if t is None or p.op != t.op or len(p.inputs) != len(t.inputs) or not _same_params(p, t):
+        return
+    if p.outputs.index(pattern) != t.outputs.index(target):
+        return
+    orders = [t.inputs]
+    if p.op in COMMUTATIVE:
+        orders.append(t.inputs[::-1])
+    for order in orders:
+        for found in _unify_all(reference, producers, p.inputs, order, binding):
+            yield {**found, pattern: target}
+
+
+def _unify_all(reference, producers, patterns, targets, binding) -> Iterator[dict]:
+    if not patterns:
+        yield binding
+        return
+    for found in _unify(reference, producers, patterns[0], targets[0], binding):
+        yield from _unify_all(reference, producers, patterns[1:], targets[1:], found)
+
+
+def _unify_const(pattern: Const, target: Value, binding: dict) -> Iterator[dict]:
+    if not isinstance(target, Const):
+        return
+    if pattern.value.size == 1 and pattern.dtype.kind == "f":
+        wanted = np.asarray(ANY, pattern.dtype)
+        if pattern.value.reshape(()) == wanted and target.value.size == 1:
+            before = binding.get(_SCALAR)
+            if before is None or before.value == target.value:
+                yield {**binding, _SCALAR: target}
+            return
+    if pattern.shape == target.shape and np.allclose(pattern.value, target.value, rtol=1e-6, atol=0, equal_nan=True):
+        yield binding
+
+
+def _same_params(p: Node, t: Node) -> bool:
+    names = {*p.params, *t.params} - IGNORED
+    return all(_equal(p.params.get(n), t.params.get(n)) for n in names)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b)
+    except (TypeError, ValueError):
+        return repr(a) == repr(b)
+
+
+def _replacement(pattern: Pattern, found: _Match, node: Node) -> list[Node]:
+    x, *vectors = found.inputs
+    params = {} if pattern.scalar is None else {pattern.scalar: found.scalar}
+    out = Value(node.outputs[0].shape, node.outputs[0].dtype)
+    core = Node(
+        pattern.name,
+        params,
+        (x,),
+        (out,),
+        where=node.where,
+        site=node.site,
+        reference=lambda a: pattern.core(a, **params),
+    )
+    if pattern.finish is None:
+        return [core]
+    spec = lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype)
+    rest = flatten(lambda *a: [pattern.finish(*a)], spec(out), *map(spec, vectors))  # type: ignore[misc]
+    env: dict[Value, Value] = dict(zip(rest.inputs, (out, *vectors)))
+    new = [core]
+    for n in rest.nodes:
+        inputs = tuple(v if isinstance(v, Const) else env.get(v, v) for v in n.inputs)
+        new.append(replace(n, inputs=inputs, where=node.where, site=node.site))
+    return new

@@ -1,0 +1,100 @@
+"""A small decoder-only language model over bytes: the bundled example.
+
+Plain Flax linen, nothing private about it. Pre-norm blocks, ReLU, learned positions; one sequence at a time, so tokens
+are int32[T] and logits float32[T, 256]. ``load()`` gives the trained weights that come with the package.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from comet_jax.errors import CometError
+
+CHECKPOINT = Path(__file__).parent / "checkpoints" / "byte_lm.safetensors"
+
+
+@dataclass(frozen=True)
+class ByteLMConfig:
+    """Sizes of the model."""
+
+    vocabulary: int = 256
+    context: int = 128
+    width: int = 256
+    layers: int = 4
+    heads: int = 8
+    hidden: int = 1024
+
+
+class Block(nn.Module):
+    """Attention and a ReLU feed-forward layer, each with a residual."""
+
+    config: ByteLMConfig
+
+    @nn.compact
+    def __call__(self, x):
+        """x: float[T, width] -> float[T, width]."""
+        c, (length, width) = self.config, x.shape
+        h = nn.LayerNorm(name="norm1")(x)
+        qkv = nn.Dense(3 * width, name="qkv")(h).reshape(length, 3, c.heads, width // c.heads)
+        q, k, v = (qkv[:, i].transpose(1, 0, 2) for i in range(3))
+        scores = q @ k.transpose(0, 2, 1) / np.sqrt(width // c.heads)
+        causal = jnp.tril(jnp.ones((length, length), bool))
+        scores = jnp.where(causal, scores, jnp.finfo(scores.dtype).min)
+        mixed = (jax.nn.softmax(scores) @ v).transpose(1, 0, 2).reshape(length, width)
+        x = x + nn.Dense(width, name="out")(mixed)
+        h = nn.LayerNorm(name="norm2")(x)
+        h = nn.relu(nn.Dense(c.hidden, name="up")(h))
+        return x + nn.Dense(width, name="down")(h)
+
+
+class ByteLM(nn.Module):
+    """The model: ``ByteLM(config).apply(params, tokens)``."""
+
+    config: ByteLMConfig
+
+    @nn.compact
+    def __call__(self, tokens):
+        """tokens: int32[T], T at most the context -> logits float32[T, vocabulary]."""
+        c = self.config
+        small = nn.initializers.normal(0.02)
+        x = nn.Embed(c.vocabulary, c.width, embedding_init=small, name="tokens")(tokens)
+        x = x + self.param("positions", small, (c.context, c.width))[: tokens.shape[0]]
+        for i in range(c.layers):
+            x = Block(c, name=f"block{i}")(x)
+        return nn.Dense(c.vocabulary, use_bias=False, name="head")(nn.LayerNorm(name="norm")(x))
+
+
+def save(path: Path, config: ByteLMConfig, params, **facts: str) -> None:
+    """Write weights as bfloat16 safetensors; the sizes and ``facts`` go to the file's metadata."""
+    flat = flatten_dict(params["params"], sep="/")
+    tensors = {name: np.asarray(x, dtype=jnp.bfloat16) for name, x in flat.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={"config": json.dumps(asdict(config)), **facts})
+
+
+def load(path: Path = CHECKPOINT) -> tuple[ByteLMConfig, dict]:
+    """The configuration and the weights (``{"params": ...}``, float32) of a checkpoint.
+
+    Raises ``CometError`` that names the file for one that is missing, truncated, or of other sizes than it says.
+    """
+    try:
+        with safe_open(path, "numpy") as f:
+            config = ByteLMConfig(**json.loads(f.metadata()["config"]))
+            flat = {name: f.get_tensor(name).astype(np.float32) for name in f.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise CometError(f"{path} is not a checkpoint of ByteLM: {error}") from error
+    tokens = jax.ShapeDtypeStruct((config.context,), jnp.int32)
+    expected = flatten_dict(jax.eval_shape(ByteLM(config).init, jax.random.key(0), tokens)["params"], sep="/")
+    shapes = {name: x.shape for name, x in flat.items()}
+    for name, x in expected.items():
+        if shapes.get(name) != x.shape:
+            raise CometError(f"{path}: {name} should be {x.shape} and is {shapes.get(name, 'missing')}")
+    return config, {"params": unflatten_dict(flat, sep="/")}

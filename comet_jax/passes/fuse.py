@@ -1,0 +1,133 @@
+"""The functions that are recognised whole. Adding one is adding a pattern: a name and a way of writing it."""
+
+from collections.abc import Callable
+from functools import cache
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from comet_jax.ir.jaxprs import Graph
+from comet_jax.ir.match import ANY, Pattern
+from comet_jax.ir.match import fuse as fuse_patterns
+
+
+def fuse(graph: Graph) -> Graph:
+    """``graph`` with activations, softmax and normalisations as single nodes."""
+    return fuse_patterns(graph, patterns())
+
+
+@cache
+def patterns() -> tuple[Pattern, ...]:
+    """Every pattern."""
+    return (*_softmax(), *_activations(), *_layer_norm(), *_rms_norm())
+
+
+def _softmax() -> list[Pattern]:
+    def by_hand(stop: Callable, shift: bool = True) -> Callable:
+        def reference(x):
+            e = jnp.exp(x - stop(x.max(-1, keepdims=True))) if shift else jnp.exp(x)
+            return e / e.sum(-1, keepdims=True)
+
+        return reference
+
+    same = lambda m: m
+    ways = [jax.nn.softmax, by_hand(same), by_hand(jax.lax.stop_gradient), by_hand(same, shift=False)]
+    return [Pattern("softmax", way, jax.nn.softmax) for way in ways]
+
+
+def _activations() -> list[Pattern]:
+    tanh = lambda x: jax.nn.gelu(x, approximate=True)
+    erf = lambda x: jax.nn.gelu(x, approximate=False)
+    root = float(np.sqrt(2 / np.pi))
+    tanh_ways = [
+        tanh,
+        lambda x: 0.5 * x * (1 + jnp.tanh(root * (x + 0.044715 * x**3))),
+        lambda x: 0.5 * x * (1 + jnp.tanh(root * (x + 0.044715 * x * x * x))),
+        lambda x: x * 0.5 * (1 + jnp.tanh(root * (x + 0.044715 * x**3))),
+    ]
+    erf_ways = [
+        erf,
+        lambda x: 0.5 * x * (1 + jax.lax.erf(x / np.sqrt(2))),
+        lambda x: x * 0.5 * (1 + jax.lax.erf(x / np.sqrt(2))),
+        lambda x: x * (0.5 * (1 + jax.lax.erf(x / np.sqrt(2)))),
+        lambda x: 0.5 * x * (1 + jax.lax.erf(x * float(np.sqrt(0.5)))),
+    ]
+    silu_ways = [jax.nn.silu, lambda x: x * jax.nn.sigmoid(x), lambda x: x / (1 + jnp.exp(-x))]
+    return [
+        *(Pattern("gelu_tanh", way, tanh) for way in tanh_ways),
+        *(Pattern("gelu_erf", way, erf) for way in erf_ways),
+        *(Pattern("silu", way, jax.nn.silu) for way in silu_ways),
+        Pattern("relu", jax.nn.relu, jax.nn.relu),
+    ]
+
+
+def _times(core, scale):
+    return core * scale
+
+
+def _layer_norm_core(x, eps):
+    return (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + eps)
+
+
+def _layer_norm() -> list[Pattern]:
+    def of_flax(fast: bool) -> Callable:
+        norm = nn.LayerNorm(epsilon=ANY, use_bias=False, use_scale=False, use_fast_variance=fast)
+        return lambda x: norm.apply({}, x)
+
+    def of_flax_scaled(fast: bool) -> Callable:
+        norm = nn.LayerNorm(epsilon=ANY, use_bias=False, use_fast_variance=fast)
+        return lambda x, scale: norm.apply({"params": {"scale": scale}}, x)
+
+    means = [lambda x: x.mean(-1, keepdims=True)]
+    variances = [
+        lambda x, m: x.var(-1, keepdims=True),
+        lambda x, m: ((x - m) ** 2).mean(-1, keepdims=True),
+        lambda x, m: jnp.square(x - m).mean(-1, keepdims=True),
+        lambda x, m: ((x - m) * (x - m)).mean(-1, keepdims=True),
+        lambda x, m: (x**2).mean(-1, keepdims=True) - m**2,
+    ]
+    ends = [
+        lambda x, m, v: (x - m) / jnp.sqrt(v + ANY),
+        lambda x, m, v: (x - m) * jax.lax.rsqrt(v + ANY),
+        lambda x, m, v: (x - m) * (1 / jnp.sqrt(v + ANY)),
+    ]
+
+    def by_hand(mean, variance, end):
+        def reference(x):
+            m = mean(x)
+            return end(x, m, variance(x, m))
+
+        return reference
+
+    whole = [by_hand(m, v, e) for m in means for v in variances for e in ends]
+    whole += [of_flax(True), of_flax(False)]
+    make = lambda way, **more: Pattern("layer_norm_core", way, _layer_norm_core, scalar="eps", **more)
+    return [
+        *(make(way) for way in whole),
+        *(make(of_flax_scaled(fast), vectors=1, finish=_times) for fast in (True, False)),
+    ]
+
+
+def _rms_norm_core(x, eps):
+    return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + eps)
+
+
+def _rms_norm() -> list[Pattern]:
+    def of_flax(x, scale):
+        return nn.RMSNorm(epsilon=ANY).apply({"params": {"scale": scale}}, x)
+
+    squares = [lambda x: x**2, jnp.square, lambda x: x * x]
+    ends = [
+        lambda x, v: x / jnp.sqrt(v + ANY),
+        lambda x, v: x * jax.lax.rsqrt(v + ANY),
+        lambda x, v: x * (1 / jnp.sqrt(v + ANY)),
+    ]
+    by_hand = lambda square, end: lambda x: end(x, square(x).mean(-1, keepdims=True))
+    make = lambda way, **more: Pattern("rms_norm_core", way, _rms_norm_core, scalar="eps", **more)
+    return [
+        *(make(by_hand(s, e)) for s in squares for e in ends),
+        make(lambda x: nn.RMSNorm(epsilon=ANY, use_scale=False).apply({}, x)),
+        make(of_flax, vectors=1, finish=_times),
+    ]

@@ -1,0 +1,194 @@
+"""From a model's graph to a two-party program.
+
+Walk the graph in order. What is public is computed now; what one owner knows is left to that owner, as a function of
+its inputs; the rest goes to the rule of its operation. There is no other case: an operation without a rule, or an
+effect on a secret, is an error that names it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+import comet_jax.rules.arithmetic
+import comet_jax.rules.comparison
+import comet_jax.rules.contraction
+import comet_jax.rules.control
+import comet_jax.rules.fused
+import comet_jax.rules.structure  # noqa: F401  (importing a rules module registers its rules)
+from comet_jax.errors import CometError, UnsupportedOperationError
+from comet_jax.ir.jaxprs import Const, Graph, Node, Value
+from comet_jax.ir.program import Program
+from comet_jax.policy import Policy
+from comet_jax.protocols.opening import Reveal
+from comet_jax.rules.registry import RULES
+from comet_jax.rules.scope import Encoding, Scope
+from comet_jax.rules.structure import follow
+from comet_jax.rules.terms import Env, Joint, Known, Owned, Scaled, Term
+from comet_jax.sharing.wires import Shared
+
+
+@dataclass(frozen=True)
+class SharedInput:
+    """An input that is shared already: the result of an earlier private computation, at its scale."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    ring: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class OwnedInput:
+    """An input that ``owner`` will share; ``name`` is its path, for messages."""
+
+    owner: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+Input = SharedInput | OwnedInput | np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One output: shares at a scale, or a value that somebody knows."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    scale: float | None
+    known: Known | Owned | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A program with the meaning of its inputs and outputs.
+
+    ``encodings``: one a program input, or the position of the ``SharedInput`` that it takes. ``results``: one an
+    output of the graph; those with a scale are the program's outputs, in order.
+    """
+
+    program: Program
+    encodings: tuple[Encoding | int, ...]
+    results: tuple[Result, ...]
+    policy: Policy
+
+
+def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
+    """Lower ``graph`` for inputs of the given kinds; arrays are public."""
+    s = Scope(policy.numbers)
+    terms: list[Term] = []
+    taken: dict[int, int] = {}
+    for i, (value, given) in enumerate(zip(graph.inputs, inputs, strict=True)):
+        if isinstance(given, OwnedInput):
+            terms.append(
+                Owned(given.owner, value.shape, np.dtype(value.dtype), lambda env, i=i: env.input(i), given.name)
+            )
+        elif isinstance(given, SharedInput):
+            if given.ring != policy.ring:
+                raise CometError(f"an input is shared in Z_2^{given.ring} and this function computes in Z_2^{policy.ring}")
+            var = s.b.input(Shared(value.shape, s.ring))
+            taken[var.id] = i
+            terms.append(s.result(value.shape, lambda var=var, given=given: Scaled(var, given.scale)))
+        else:
+            terms.append(Known(np.asarray(given)))
+    outputs = lower_nodes(s, graph, dict(zip(graph.inputs, terms)))
+    results, wires = [], []
+    for value, term in zip(graph.outputs, outputs):
+        if isinstance(term, Joint):
+            raw = _emit(lambda term=term: term.raw, "the result")
+            wires.append(s.b.emit(Reveal(), raw.var))
+            results.append(Result(value.shape, np.dtype(value.dtype), raw.scale))
+        else:
+            results.append(Result(value.shape, np.dtype(value.dtype), None, term))
+    program = s.b.finish(*wires)
+    by_var = {var.id: e for var, e in s.encodings.values()}
+    encodings = tuple(by_var[v.id] if v.id in by_var else taken[v.id] for v in program.inputs)
+    return Lowered(program, encodings, tuple(results), policy)
+
+
+def lower_nodes(s: Scope, graph: Graph, env: dict[Value, Term]) -> list[Term]:
+    """The terms of the graph's outputs, given those of its inputs."""
+    s.consumers = {}
+    for node in graph.nodes:
+        for v in node.inputs:
+            s.consumers.setdefault(v, []).append(node)
+    # The graph's own outputs are consumers of their values, of an unknown kind.
+    for node_output in graph.outputs:
+        s.consumers.setdefault(node_output, []).append(_END)
+    read = lambda v: Known(np.asarray(v.value)) if isinstance(v, Const) else env[v]
+    for node in graph.nodes:
+        terms = [read(v) for v in node.inputs]
+        with s.b.site(node.site or node.where):
+            outputs = _lower_node(s, node, terms)
+        env.update(zip(node.outputs, outputs, strict=True))
+    return [read(v) for v in graph.outputs]
+
+
+_END = Node(op="return", params={}, inputs=(), outputs=(), primitive=None, where="", site="")
+
+
+def _lower_node(s: Scope, node: Node, terms: list[Term]) -> Sequence[Term]:
+    if all(isinstance(t, Known) for t in terms):
+        return [Known(np.asarray(x)) for x in node.evaluate(*(t.value for t in terms))]  # type: ignore[union-attr]
+    owners = {t.owner for t in terms if isinstance(t, Owned)}
+    if len(owners) == 1 and not any(isinstance(t, Joint) for t in terms):
+        return _owned(node, terms, owners.pop())
+    if node.op not in RULES:
+        raise UnsupportedOperationError(
+            f"`{node.op}` has no private rule. {_place(node)}Nothing was run. Rewrite it with supported operations, "
+            "or compute it before sharing or after revealing."
+        )
+    # Forms are emitted on demand, later; errors found then still belong to this node.
+    out = _emit(lambda: RULES[node.op](s, node, *terms), f"`{node.op}`", node)
+    out = [out] if isinstance(out, Known | Owned | Joint) else list(out)
+    return [_located(s, t, node) if isinstance(t, Joint) else t for t in out]
+
+
+def _owned(node: Node, terms: list[Term], owner: str) -> list[Term]:
+    def run(env: Env):
+        key = (id(node), "outputs")
+        if key not in env.cache:
+            arrays = [t.value if isinstance(t, Known) else t.at(env) for t in terms]  # type: ignore[union-attr]
+            env.cache[key] = (node, node.evaluate(*arrays))
+        return env.cache[key][1]
+
+    names = [t.name for t in terms if isinstance(t, Owned)]
+    out: list[Term] = []
+    for i, v in enumerate(node.outputs):
+        vector = follow(terms[0], node) if isinstance(terms[0], Owned) and len(terms) == 1 else None
+        compute = lambda env, i=i: run(env)[i]
+        out.append(Owned(owner, tuple(v.shape), np.dtype(v.dtype), compute, names[0], vector))
+    return out
+
+
+def _located(s: Scope, j: Joint, node: Node) -> Joint:
+    """The same value, whose operations carry this node's site and whose errors name it."""
+
+    def at(make):
+        def run(*args):
+            with s.b.site(node.site or node.where):
+                return _emit(lambda: make(*args), f"`{node.op}`", node)
+
+        return run
+
+    fields = {name: getattr(j, name) for name in ("affine", "masked", "inverse", "flag")}
+    centred = at(j.make_centred) if j.make_centred else None
+    return Joint(j.shape, at(j.make_raw), at(j.make_operand), centred, **fields)
+
+
+def _emit(make, what: str, node: Node | None = None):
+    try:
+        return make()
+    except UnsupportedOperationError:
+        raise
+    except (ValueError, TypeError, NotImplementedError) as e:
+        raise UnsupportedOperationError(f"{what} cannot be made private: {e}. {_place(node)}".strip()) from e
+
+
+def _place(node: Node | None) -> str:
+    if node is None:
+        return ""
+    site = f" in {node.site}" if node.site else ""
+    return f"It is at {node.where or 'an unknown place'}{site}. "

@@ -1,0 +1,72 @@
+"""What a user may choose about a private program: its ring, its scales, and what is published."""
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """Fixed point: a value v on a wire is the integer round(v * scale), in Z_2^ring. Scales here are bit counts.
+
+    ``raw``: results of linear layers and the residual stream. ``operand``: factors of a product.
+    ``norm``: inputs of a normalisation. ``probability``: results of a softmax.
+    ``bound``: the largest magnitude of an operand or of an activation's input; ``norm_bound``: of a normalisation's.
+    """
+
+    ring: Literal[32, 64] = 32
+    raw: int = 24
+    operand: int = 10
+    norm: int = 12
+    probability: int = 12
+    bound: float = 32.0
+    norm_bound: float = 64.0
+
+    def __post_init__(self):
+        if self.ring not in (32, 64):
+            raise ValueError(f"the ring has 32 or 64 bits, not {self.ring}")
+        room = self.ring - 2 - self.raw
+        if math.log2(max(self.bound, self.norm_bound)) > room:
+            raise ValueError(
+                f"values up to {max(self.bound, self.norm_bound):g} at {self.raw} fraction bits do not fit "
+                f"{self.ring} bits with headroom: the limit is {2.0**room:g}. Lower `raw`, or use ring=64."
+            )
+
+    def width(self, fraction: float, bound: float) -> int:
+        """Bits that hold ``bound`` at ``fraction`` bits with headroom."""
+        return math.ceil(fraction + math.log2(bound)) + 2
+
+
+NUMBERS = {
+    32: Numbers(),
+    64: Numbers(ring=64, raw=36, operand=18, norm=12, probability=18, bound=512.0, norm_bound=256.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """How a model is made private.
+
+    ``ring``: 32 (fast, values bounded by ``numbers``) or 64. ``numbers``: scales, by default those of the ring.
+    ``published``: regular expressions on parameter paths that the owner gives away, for instance an embedding table,
+    which is then looked up by the client in the clear. Nothing is published by default.
+    """
+
+    ring: Literal[32, 64] = 32
+    numbers: Numbers = field(default=None)  # type: ignore[assignment]
+    published: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.ring not in NUMBERS:
+            raise ValueError(f"the ring has 32 or 64 bits, not {self.ring}")
+        if self.numbers is None:
+            object.__setattr__(self, "numbers", NUMBERS[self.ring])
+        if self.numbers.ring != self.ring:
+            raise ValueError(f"scales for a ring of {self.numbers.ring} bits in a policy for {self.ring}")
+        for pattern in self.published:
+            re.compile(pattern)
+
+    def publishes(self, path: str) -> bool:
+        """Whether the parameter at ``path`` is published."""
+        return any(re.search(pattern, path) for pattern in self.published)

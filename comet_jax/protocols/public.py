@@ -1,0 +1,47 @@
+"""A secret times a public matrix: local, no material, no rounds."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from comet_jax.protocols.bilinear import DimensionNumbers
+from comet_jax.protocols.linear import Table
+from comet_jax.protocols.protocol import Dealer, Protocol
+from comet_jax.sharing.contraction import dot_general
+from comet_jax.sharing.groups import Group
+from comet_jax.sharing.wires import Plain, Share, Shared
+
+
+@dataclass(frozen=True)
+class PublicProduct(Protocol):
+    """[x] -> [x t] or [t x] for a public integer array t, a ``dot_general``."""
+
+    table: Table
+    dimension_numbers: DimensionNumbers
+    table_first: bool
+
+    @classmethod
+    def of(cls, integers: np.ndarray, dimension_numbers: DimensionNumbers, *, table_first: bool) -> "PublicProduct":
+        """The step for an array of whole numbers."""
+        return cls(Table(np.asarray(integers, np.int64)), dimension_numbers, table_first)
+
+    def outputs(self, x: Shared):
+        spec = lambda shape: jax.ShapeDtypeStruct(shape, x.group.dtype)
+        pair = (spec(self.table.values.shape), spec(x.shape))
+        f = lambda a, b: dot_general(a, b, self.dimension_numbers)
+        return (Shared(jax.eval_shape(f, *(pair if self.table_first else pair[::-1])).shape, x.group),)
+
+    def deal(self, dealer: Dealer, x: Shared):
+        return self.outputs(x)
+
+    def _apply(self, group: Group, x):
+        pair = (jnp.asarray(group.encode(self.table.values)), x)
+        return group.reduce(dot_general(*(pair if self.table_first else pair[::-1]), self.dimension_numbers))
+
+    def online(self, party, material, x: Share):
+        return (self._apply(x.wire.group, x.x),)
+
+    def ideal(self, coins, x: Plain):
+        return (self._apply(x.wire.group, x.v),)

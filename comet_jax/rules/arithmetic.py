@@ -1,0 +1,251 @@
+"""Element-wise arithmetic. Constants cost nothing: they change a wire's scale, which is any real number."""
+
+import numpy as np
+
+from comet_jax.protocols.bilinear import Bilinear
+from comet_jax.protocols.linear import Combine, Rearrange
+from comet_jax.rules.registry import rule
+from comet_jax.rules.scope import Scope, centre
+from comet_jax.rules.terms import Affine, Joint, Known, Masked, Owned, Scaled, Term
+from comet_jax.sharing.packing import Where
+
+# A public addend at or below this, or a fill value, stands for minus infinity (-1e9, finfo.min, -inf are in use).
+MINUS_INFINITY = -1e4
+
+
+@rule("add", "add_any")
+def add(s: Scope, node, x: Term, y: Term):
+    if isinstance(x, Known) or (isinstance(x, Owned) and isinstance(y, Joint)):
+        x, y = y, x
+    x = s.joint(x)
+    if isinstance(y, Known):
+        return _add_public(s, x, y.value)
+    if isinstance(y, Owned):
+        return _add_owned(s, x, y)
+    extra = {}
+    if x.make_centred and y.make_centred:
+        extra["make_centred"] = lambda: s.add(x.centred, y.centred)
+    return s.result(x.shape, lambda: s.add(x.raw, y.raw), **extra)
+
+
+@rule("sub")
+def sub(s: Scope, node, x: Term, y: Term):
+    if isinstance(y, Known):
+        return _add_public(s, s.joint(x), -y.value)
+    return add(s, node, x, negate(s, node, s.joint(y)))
+
+
+@rule("neg")
+def negate(s: Scope, node, x: Joint):
+    return multiply_by_public(s, x, np.array(-1.0))
+
+
+def _add_public(s: Scope, x: Joint, value: np.ndarray):
+    if np.any(np.isnan(value)):
+        raise ValueError("a public addend is NaN")
+    keep = np.broadcast_to(value > MINUS_INFINITY, x.shape)
+    value = np.broadcast_to(np.where(value > MINUS_INFINITY, value, 0.0), x.shape)
+    extra = {}
+    if x.make_centred:
+        extra["make_centred"] = lambda: s.add_public(x.centred, value - value.mean(-1, keepdims=True))
+    out = s.result(x.shape, lambda: s.add_public(x.raw, value), **extra)
+    return out if keep.all() else masked(s, out, keep)
+
+
+def _add_owned(s: Scope, x: Joint, y: Owned):
+    if y.dtype.kind in "iub":
+        y = y.map(lambda a: a.astype(np.float64), y.shape, dtype=np.float64)
+    # A repeated vector (a bias) is encoded once and repeated as shares.
+    source = y.vector or y
+
+    def plus(base: Scaled, value: Owned) -> Scaled:
+        var = s.broadcast(s.encode(value, base.scale), x.shape)
+        return Scaled(s.b.emit(Combine((1, 1)), base.var, var), base.scale)
+
+    extra = {}
+    if x.make_centred:
+        extra["make_centred"] = lambda: plus(x.centred, centre(source))
+    if x.affine and y.vector and y.owner == x.affine.gain.owner:
+        shift = y.vector if x.affine.shift is None else x.affine.shift.map(np.add, y.vector.shape, y.vector)
+        extra["affine"] = Affine(x.affine.base, x.affine.gain, shift)
+    return s.result(x.shape, lambda: plus(x.raw, source), **extra)
+
+
+@rule("mul")
+def multiply(s: Scope, node, x: Term, y: Term):
+    if isinstance(x, Known) or (isinstance(x, Owned) and isinstance(y, Joint)):
+        x, y = y, x
+    x = s.joint(x)
+    if isinstance(y, Known):
+        return multiply_by_public(s, x, y.value)
+    if isinstance(y, Owned):
+        return _multiply_by_owned(s, x, y)
+
+    def make():
+        a, b = x.operand, y.operand
+        return Scaled(s.b.emit(Bilinear(), a.var, b.var), a.scale * b.scale)
+
+    return s.result(x.shape, make)
+
+
+def _multiply_by_owned(s: Scope, x: Joint, y: Owned):
+    source = y.vector or y
+
+    def make():
+        a = x.operand
+        scale = s.raw_scale / a.scale
+        w = s.broadcast(s.encode(source, scale, static=True), x.shape)
+        return Scaled(s.b.emit(Bilinear(), a.var, w), s.raw_scale)
+
+    if y.vector is None:
+        return s.result(x.shape, make)
+    affine = Affine(x, y.vector, None)
+    if x.affine and x.affine.gain.owner == y.owner:
+        times = lambda v: None if v is None else v.map(np.multiply, v.shape, y.vector)
+        affine = Affine(x.affine.base, times(x.affine.gain), times(x.affine.shift))  # type: ignore[arg-type]
+    return s.result(x.shape, make, affine=affine)
+
+
+def multiply_by_public(s: Scope, x: Joint, value: np.ndarray) -> Joint:
+    """x times public numbers: free for one number, an integer product for several."""
+    if not np.all(np.isfinite(value)):
+        raise ValueError("a public factor is not finite")
+    largest = float(np.abs(value).max(initial=0.0))
+    if largest == 0:
+        zero = np.zeros(x.shape)
+        return s.result(x.shape, lambda: Scaled(s.scale_by(x.raw.var, zero), x.raw.scale))
+    ratios = np.asarray(value, np.float64) / largest
+    small_integers = bool(np.all(np.abs(ratios - np.rint(ratios)) < 1e-12))
+    same = small_integers and ratios.size and bool(np.all(ratios == ratios.flat[0]))
+
+    def times(form):
+        def make():
+            base = form()
+            if small_integers:  # every factor is 0 or plus or minus the largest
+                var = base.var
+                if not same or ratios.flat[0] < 0:
+                    table = ratios.flat[0] if same else np.broadcast_to(ratios, x.shape)
+                    var = s.scale_by(var, np.rint(table))
+                return Scaled(var, base.scale / largest, base.where)
+            bits = 12
+            base = s.small(base)
+            table = np.rint(np.broadcast_to(ratios, x.shape) * 2.0**bits)
+            return Scaled(s.scale_by(base.var, table), base.scale * 2.0**bits / largest, base.where)
+
+        return make
+
+    extra = {}
+    if same:
+        if x.make_centred:
+            extra["make_centred"] = times(lambda: x.centred)
+        if x.masked and ratios.flat[0] > 0:
+            extra["masked"] = Masked(multiply_by_public(s, x.masked.base, value), x.masked.where)
+        if x.inverse:
+            extra["inverse"] = multiply_by_public(s, x.inverse, 1 / np.asarray(value, np.float64))
+    out = s.result(x.shape, times(lambda: x.raw), **extra)
+    if same and ratios.flat[0] > 0:
+        # The operand is the same integers at another scale: opened once.
+        rescaled = lambda _: Scaled(x.operand.var, x.operand.scale / largest, x.operand.where)
+        out = Joint(x.shape, out.make_raw, rescaled, **extra)
+    return out
+
+
+@rule("div")
+def divide(s: Scope, node, x: Term, y: Term):
+    if isinstance(y, Known):
+        with np.errstate(divide="ignore"):
+            return multiply_by_public(s, s.joint(x), 1.0 / np.asarray(y.value, np.float64))
+    if isinstance(y, Owned):
+        inverse = y.map(lambda a: 1.0 / a, y.shape, dtype=np.float64)
+        if y.vector is not None:
+            vector = y.vector.map(lambda a: 1.0 / a, y.vector.shape, dtype=np.float64)
+            inverse = Owned(y.owner, y.shape, np.dtype(np.float64), inverse.compute, y.name, vector)
+        return multiply(s, node, x, inverse)
+    from comet_jax.rules.fused import reciprocal
+
+    inverse = y.inverse or reciprocal(s, y)
+    if isinstance(x, Known):
+        return multiply_by_public(s, inverse, x.value)
+    return multiply(s, node, x, inverse)
+
+
+@rule("integer_pow")
+def integer_pow(s: Scope, node, x: Joint):
+    power = node.params["y"]
+    if power < 0:
+        return divide(s, node, Known(np.ones(x.shape)), _power(s, node, x, -power))
+    return _power(s, node, x, power)
+
+
+@rule("square")
+def square(s: Scope, node, x: Joint):
+    return multiply(s, node, x, x)
+
+
+def _power(s: Scope, node, x: Joint, power: int):
+    if power == 0:
+        return Known(np.ones(x.shape, np.float32))
+    out = x
+    for _ in range(power - 1):
+        out = multiply(s, node, out, x)
+    return out
+
+
+@rule("copy", "copy_p", "stop_gradient", "optimization_barrier", "reduce_precision")
+def identity(s: Scope, node, *xs: Term):
+    return [s.joint(x) for x in xs]
+
+
+@rule("convert_element_type")
+def convert(s: Scope, node, x: Joint):
+    kind = np.dtype(node.params["new_dtype"]).kind
+    if kind in "iu" and not x.flag and x.raw.scale != 1.0:
+        raise ValueError("rounding a secret number to an integer has no private rule")
+    return x
+
+
+def masked(s: Scope, x: Joint, keep: np.ndarray) -> Joint:
+    """x where ``keep`` and minus infinity elsewhere. Only softmax can take it."""
+
+    def refuse(*_):
+        raise ValueError(
+            "minus infinity is no number in fixed point: scores masked by it can only go to a softmax over the last axis"
+        )
+
+    where = Where(np.ascontiguousarray(np.broadcast_to(keep, x.shape)))
+    base = x
+    if x.masked:
+        base, where = x.masked.base, Where(where.mask & x.masked.where.mask)
+    return Joint(x.shape, refuse, refuse, masked=Masked(base, where))
+
+
+def rearranged(s: Scope, x: Joint, kind: str, parameters: tuple, shape, *, once: bool, last: bool) -> Joint:
+    """x with its elements elsewhere.
+
+    ``once``: no element is lost, so that an operand may be opened before it is rearranged and serve both shapes.
+    ``last``: every row of the last axis stays whole.
+    """
+    step = Rearrange(kind, parameters)
+
+    def move(f: Scaled) -> Scaled:
+        where = f.where
+        if where is not None:
+            where = Where(np.asarray(step.apply(where.mask.astype(np.uint32))).astype(bool))
+        return Scaled(s.b.emit(step, f.var), f.scale, where)
+
+    extra = {}
+    if last and x.make_centred:
+        extra["make_centred"] = lambda: move(x.centred)
+    if x.masked:
+        base = rearranged(s, x.masked.base, kind, parameters, shape, once=once, last=last)
+        keep = np.asarray(step.apply(x.masked.where.mask.astype(np.uint32))).astype(bool)
+        extra["masked"] = Masked(base, Where(keep))
+    if x.inverse:
+        extra["inverse"] = rearranged(s, x.inverse, kind, parameters, shape, once=once, last=last)
+    if x.flag:
+        flag = x.flag
+        extra["flag"] = lambda: s.b.emit(step, flag())
+    make_raw = lambda: move(x.raw)
+    if once:
+        return Joint(tuple(shape), make_raw, lambda _: move(x.operand), **extra)
+    return s.result(shape, make_raw, **extra)

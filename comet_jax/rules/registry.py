@@ -1,0 +1,25 @@
+"""The table of rules. Adding an operation is adding a function.
+
+A rule takes the scope, the node and the terms of its inputs, at least one of them not ``Known`` and not all of them
+of one owner (such nodes are computed in the clear by whoever knows the inputs), and returns the terms of its outputs.
+"""
+
+from collections.abc import Callable, Sequence
+
+from comet_jax.rules.terms import Term
+
+Rule = Callable[..., "Term | Sequence[Term]"]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for the operations ``names``."""
+
+    def register(f: Rule) -> Rule:
+        for name in names:
+            if name in RULES:
+                raise ValueError(f"there is a rule for {name} already")
+            RULES[name] = f
+        return f
+
+    return register

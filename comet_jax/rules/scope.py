@@ -1,0 +1,139 @@
+"""The context that rules are written against: emitting operations, encoding inputs, changing scales."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from comet_jax.gadgets.bits import requantise
+from comet_jax.ir.jaxprs import Node, Value
+from comet_jax.ir.program import Builder, Var
+from comet_jax.policy import Numbers
+from comet_jax.protocols.linear import Combine, Rearrange, Scale, Table
+from comet_jax.protocols.opening import Open
+from comet_jax.rules.terms import Env, Joint, Known, Owned, Scaled, Term
+from comet_jax.sharing.groups import Group
+from comet_jax.sharing.wires import Opened, Shared
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """An input of a program: whose value it is, how it is computed, and the integers that it becomes.
+
+    A ``static`` input is a weight, opened once under a mask; others are only shared.
+    """
+
+    owner: str
+    name: str
+    static: bool
+    scale: float
+    group: Group
+    shape: tuple[int, ...]
+    compute: Callable[[Env], np.ndarray]
+
+
+@dataclass(eq=False)
+class Scope:
+    """One level of a program under construction: the outermost, or the body of a scan."""
+
+    numbers: Numbers
+    b: Builder = field(default_factory=Builder)
+    encodings: dict[tuple, tuple[Var, Encoding]] = field(default_factory=dict)
+    consumers: dict[Value, list[Node]] = field(default_factory=dict)
+
+    @property
+    def ring(self) -> Group:
+        """The ring of shares."""
+        return Group(self.numbers.ring)
+
+    @property
+    def raw_scale(self) -> float:
+        """Scale of linear results."""
+        return 2.0**self.numbers.raw
+
+    def encode(self, owned: Owned, scale: float, *, static: bool = False) -> Var:
+        """A program input that holds ``owned`` at ``scale``."""
+        key = (id(owned), scale, static)
+        if key not in self.encodings:
+            wire = Opened(owned.shape, self.ring, static=True) if static else Shared(owned.shape, self.ring)
+            encoding = Encoding(owned.owner, owned.name, static, scale, self.ring, owned.shape, owned.at)
+            self.encodings[key] = (self.b.input(wire), encoding)
+        return self.encodings[key][0]
+
+    def joint(self, term: Term) -> Joint:
+        """A term as shares. An owner shares a value at any scale and centred or not, as consumers ask."""
+        if isinstance(term, Joint):
+            return term
+        if isinstance(term, Known):
+            # A public value among secrets: the shares (value, 0), written as zero times itself plus a constant.
+            raise TypeError("a public value has no shares: rules treat it as a constant")
+        integer = term.dtype.kind in "iub"
+        scale = 1.0 if integer else self.raw_scale
+        factor = 1.0 if integer else 2.0**self.numbers.operand
+
+        def operand(_):
+            var = self.encode(term, factor)
+            return Scaled(self.b.emit(Open(self.numbers.ring), var), factor)
+
+        centred = None if integer else lambda: Scaled(self.encode(centre(term), scale), scale)
+        return Joint(term.shape, lambda: Scaled(self.encode(term, scale), scale), operand, centred)
+
+    def result(self, shape: tuple[int, ...], make_raw: Callable[[], Scaled], **extra) -> Joint:
+        """A joint value whose operand form is its raw form, truncated if it must be, and opened."""
+        return Joint(tuple(shape), make_raw, lambda j: self.open(self.small(j.raw)), **extra)
+
+    def open(self, x: Scaled) -> Scaled:
+        """x opened at the full ring."""
+        return Scaled(self.b.emit(Open(self.numbers.ring, where=x.where), x.var), x.scale, x.where)
+
+    def small(self, x: Scaled, *, fraction: int | None = None, bound: float | None = None) -> Scaled:
+        """x at the operands' scale: truncated, unless it is within four bits of it already."""
+        fraction = self.numbers.operand if fraction is None else fraction
+        shift = math.floor(math.log2(x.scale)) - fraction
+        if shift <= 4:
+            return x
+        scale = x.scale / 2.0**shift
+        width = self.numbers.width(math.log2(scale), bound or self.numbers.bound)
+        var = requantise(self.b, x.var, shift=shift, width=width, ring=self.numbers.ring, where=x.where)
+        return Scaled(var, scale, x.where)
+
+    def rescale(self, x: Scaled, scale: float) -> Scaled:
+        """x at exactly ``scale``: times an integer, after truncation where the factor is not a large integer."""
+        factor = scale / x.scale
+        if abs(factor - 1) < 1e-9:
+            return x
+        if not (factor >= 2.0**11 or (factor > 0.5 and abs(factor - round(factor)) < 1e-9)):
+            x = self.small(x, fraction=min(self.numbers.operand, math.floor(math.log2(scale)) - 12))
+            factor = scale / x.scale
+        return Scaled(self.scale_by(x.var, np.array(round(factor))), scale, x.where)
+
+    def scale_by(self, var: Var, integers: np.ndarray) -> Var:
+        """var times public integers."""
+        return self.b.emit(Scale(Table(np.asarray(integers, np.int64))), var)
+
+    def add_public(self, x: Scaled, value: np.ndarray) -> Scaled:
+        """x plus public real numbers."""
+        if not np.any(value):
+            return x
+        integers = np.rint(np.asarray(value, np.float64) * x.scale).astype(np.int64)
+        return Scaled(self.b.emit(Combine((1,), Table(integers)), x.var), x.scale)
+
+    def add(self, x: Scaled, y: Scaled, sign: int = 1) -> Scaled:
+        """x + y or x - y, at the larger scale, or the raw scale where both have to change."""
+        if abs(x.scale / y.scale - 1) > 1e-9:
+            scale = max(x.scale, y.scale)
+            x, y = self.rescale(x, scale), self.rescale(y, scale)
+        return Scaled(self.b.emit(Combine((1, sign)), x.var, y.var), x.scale)
+
+    def broadcast(self, var: Var, shape: tuple[int, ...]) -> Var:
+        """var repeated along leading axes to ``shape``."""
+        if var.shape == tuple(shape):
+            return var
+        dims = tuple(range(len(shape) - len(var.shape), len(shape)))
+        return self.b.emit(Rearrange("broadcast", (tuple(shape), dims)), var)
+
+
+def centre(owned: Owned) -> Owned:
+    """An owner's value minus its mean over the last axis."""
+    return owned.map(lambda a: a - a.mean(-1, keepdims=True), owned.shape, dtype=np.float64)

@@ -1,0 +1,160 @@
+"""Moving elements around: free, and an opened wire stays opened."""
+
+import numpy as np
+
+from comet_jax.protocols.linear import Rearrange, Sum
+from comet_jax.rules.arithmetic import masked, rearranged
+from comet_jax.rules.registry import rule
+from comet_jax.rules.scope import Scope
+from comet_jax.rules.terms import Joint, Known, Owned, Scaled, Term
+
+
+@rule("reshape")
+def reshape(s: Scope, node, x: Joint):
+    shape = node.outputs[0].shape
+    last = bool(shape) and bool(x.shape) and shape[-1] == x.shape[-1]
+    return rearranged(s, x, "reshape", (shape,), shape, once=True, last=last)
+
+
+@rule("squeeze", "expand_dims")
+def squeeze(s: Scope, node, x: Joint):
+    return reshape(s, node, x)
+
+
+@rule("transpose")
+def transpose(s: Scope, node, x: Joint):
+    axes = tuple(node.params["permutation"])
+    last = bool(axes) and axes[-1] == len(axes) - 1
+    return rearranged(s, x, "transpose", (axes,), node.outputs[0].shape, once=True, last=last)
+
+
+@rule("broadcast_in_dim")
+def broadcast(s: Scope, node, x: Joint):
+    shape, dims = node.outputs[0].shape, tuple(node.params["broadcast_dimensions"])
+    last = bool(dims) and dims[-1] == len(shape) - 1 and x.shape[-1] == shape[-1]
+    return rearranged(s, x, "broadcast", (shape, dims), shape, once=True, last=last)
+
+
+@rule("slice")
+def slice_(s: Scope, node, x: Joint):
+    p = node.params
+    strides = tuple(p["strides"] or (1,) * len(x.shape))
+    parameters = (tuple(p["start_indices"]), tuple(p["limit_indices"]), strides)
+    shape = node.outputs[0].shape
+    return rearranged(s, x, "slice", parameters, shape, once=False, last=shape[-1] == x.shape[-1])
+
+
+@rule("split")
+def split(s: Scope, node, x: Joint):
+    axis, start, out = node.params["axis"], 0, []
+    for size in node.params["sizes"]:
+        begin = tuple(start if i == axis else 0 for i in range(len(x.shape)))
+        end = tuple(start + size if i == axis else n for i, n in enumerate(x.shape))
+        shape = tuple(b - a for a, b in zip(begin, end))
+        parameters = (begin, end, (1,) * len(shape))
+        out.append(rearranged(s, x, "slice", parameters, shape, once=False, last=axis != len(shape) - 1))
+        start += size
+    return out
+
+
+@rule("rev")
+def reverse(s: Scope, node, x: Joint):
+    axes = tuple(node.params["dimensions"])
+    return rearranged(s, x, "reverse", (axes,), x.shape, once=True, last=len(x.shape) - 1 not in axes)
+
+
+@rule("pad")
+def pad(s: Scope, node, x: Term, fill: Term):
+    if not isinstance(fill, Known) or np.any(fill.value):
+        raise ValueError("a secret can only be padded with zeros")
+    config = tuple(map(tuple, node.params["padding_config"]))
+    return rearranged(s, s.joint(x), "pad", (config,), node.outputs[0].shape, once=False, last=False)
+
+
+@rule("concatenate")
+def concatenate(s: Scope, node, *xs: Term):
+    axis, shape = node.params["dimension"], node.outputs[0].shape
+    if any(isinstance(x, Known) for x in xs):
+        raise ValueError("joining public and secret arrays has no private rule: share the public one")
+    joints = [s.joint(x) for x in xs]
+
+    def make():
+        parts = [j.raw for j in joints]
+        scale = max(p.scale for p in parts)
+        return Scaled(s.b.emit(Rearrange("concatenate", (axis,)), *(s.rescale(p, scale).var for p in parts)), scale)
+
+    return s.result(shape, make)
+
+
+@rule("dynamic_slice")
+def dynamic_slice(s: Scope, node, x: Term, *starts: Term):
+    if not all(isinstance(i, Known) for i in starts):
+        raise ValueError("slicing at a secret place has no private rule")
+    sizes, joint = node.params["slice_sizes"], s.joint(x)
+    begin = tuple(
+        int(np.clip(i.value, 0, n - k)) for i, n, k in zip(starts, joint.shape, sizes)  # type: ignore[union-attr]
+    )
+    end = tuple(b + k for b, k in zip(begin, sizes))
+    last = sizes[-1] == joint.shape[-1]
+    return rearranged(s, joint, "slice", (begin, end, (1,) * len(end)), tuple(sizes), once=False, last=last)
+
+
+@rule("reduce_sum")
+def reduce_sum(s: Scope, node, x: Joint):
+    axes = tuple(node.params["axes"])
+    count = int(np.prod([x.shape[i] for i in axes]))
+
+    def make():
+        # A sum of n needs log2 n more bits: in a tight ring they are taken from the fraction first.
+        raw, spare = x.raw, max(0, int(np.ceil(np.log2(max(count, 1)))))
+        if s.numbers.ring == 32 and spare and raw.scale * s.numbers.bound * count > 2.0**29:
+            fraction = int(np.floor(np.log2(raw.scale))) - max(spare, 5)
+            raw = s.small(raw, fraction=fraction, bound=s.numbers.norm_bound)
+        return Scaled(s.b.emit(Sum(axes), raw.var), raw.scale)
+
+    return s.result(node.outputs[0].shape, make)
+
+
+@rule("select_n")
+def select(s: Scope, node, which: Term, *cases: Term):
+    if len(cases) != 2:
+        raise ValueError("a choice among more than two cases has no private rule")
+    if not isinstance(which, Known):
+        from comet_jax.rules.comparison import select_by_secret
+
+        return select_by_secret(s, s.joint(which), *cases)
+    shape = node.outputs[0].shape
+    second = np.broadcast_to(which.value.astype(bool), shape)
+    no, yes = cases
+    for value, other, keep in ((no, yes, second), (yes, no, ~second)):
+        if isinstance(value, Known):
+            from comet_jax.rules.arithmetic import MINUS_INFINITY, _add_public
+
+            fill = np.broadcast_to(np.asarray(value.value, np.float64), shape)
+            joint = s.joint(other)
+            if np.all(fill[~keep] <= MINUS_INFINITY):
+                return masked(s, joint, keep)
+            chosen = _choose(s, joint, keep)
+            return _add_public(s, chosen, np.where(keep, 0.0, fill))
+    a, b = _choose(s, s.joint(no), ~second), _choose(s, s.joint(yes), second)
+    return s.result(shape, lambda: s.add(a.raw, b.raw))
+
+
+def _choose(s: Scope, x: Joint, keep: np.ndarray) -> Joint:
+    return s.result(x.shape, lambda: Scaled(s.scale_by(x.raw.var, keep.astype(np.int64)), x.raw.scale))
+
+
+def follow(owned: Owned, node) -> "Owned | None":
+    """The vector that a rearranged owner's value still repeats, if its last axis is untouched."""
+    if owned.vector is None and len(owned.shape) != 1:
+        return None
+    vector, shape = owned.vector or owned, node.outputs[0].shape
+    if not shape or not vector.shape or shape[-1] != vector.shape[0]:
+        return None
+    if node.op == "broadcast_in_dim":
+        return vector if node.params["broadcast_dimensions"][-1:] == (len(shape) - 1,) else None
+    if node.op == "convert_element_type":
+        return vector
+    return vector if node.op in ("reshape", "squeeze", "expand_dims") else None
+
+

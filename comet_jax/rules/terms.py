@@ -1,0 +1,139 @@
+"""Who knows a value while a model is compiled: everyone, one owner, or nobody.
+
+``Known`` is public and concrete. ``Owned`` depends on the inputs of one owner alone, who computes it in the clear
+before sharing anything: a layer norm's scale is folded into the next weights by the model's owner, and token ids
+become one-hot vectors at the client. ``Joint`` depends on both; it exists as shares only.
+
+A ``Joint`` is lowered on demand and in the form that its consumer needs, each form once: the plain sum, the sum
+without its mean (what a layer norm wants: linear layers give it for nothing, with centred weights), or opened as a
+factor of products.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from comet_jax.ir.program import Var
+from comet_jax.sharing.packing import Where
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A public value."""
+
+    value: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.value.shape
+
+
+class Env:
+    """One owner's values: inputs by name, what has been computed from them, and an outer environment for scans."""
+
+    def __init__(self, inputs: dict[Any, Any], parent: "Env | None" = None):
+        self.inputs, self.parent, self.cache = inputs, parent, {}
+
+    def input(self, key):
+        """The input ``key``, here or outside."""
+        if key in self.inputs:
+            return self.inputs[key]
+        if self.parent is None:
+            raise KeyError(key)
+        return self.parent.input(key)
+
+
+@dataclass(frozen=True, eq=False)
+class Owned:
+    """A value that one owner can compute: ``compute(env)`` in the owner's environment.
+
+    ``vector``: set where the array is this vector repeated along every axis but the last. ``name``: for messages.
+    """
+
+    owner: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    compute: Callable[[Env], Any]
+    name: str = ""
+    vector: "Owned | None" = None
+
+    def at(self, env: Env):
+        """The value, computed once in an environment."""
+        if id(self) not in env.cache:
+            env.cache[id(self)] = (self, self.compute(env))
+        return env.cache[id(self)][1]
+
+    def map(self, f: Callable[..., Any], shape: tuple[int, ...], *others: "Owned | Known", dtype=None) -> "Owned":
+        """f of this and other values of the same owner, in float64 for floats."""
+
+        def compute(env: Env):
+            arrays = [o.value if isinstance(o, Known) else o.at(env) for o in (self, *others)]
+            return f(*(np.asarray(a, np.float64 if np.asarray(a).dtype.kind == "f" else None) for a in arrays))
+
+        return Owned(self.owner, shape, np.dtype(dtype or self.dtype), compute, self.name)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A wire and the scale of its integers; ``where`` says which elements can be other than zero."""
+
+    var: Var
+    scale: float
+    where: Where | None = None
+
+
+@dataclass(frozen=True)
+class Affine:
+    """base * gain + shift with an owner's vectors along the last axis: folded into the next linear layer."""
+
+    base: "Joint"
+    gain: Owned
+    shift: Owned | None
+
+
+@dataclass(frozen=True)
+class Masked:
+    """base where ``where``, and minus infinity elsewhere: what softmax takes."""
+
+    base: "Joint"
+    where: Where
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """A value that nobody knows. The ``make_`` functions emit operations; use the properties, which do so once.
+
+    ``raw``: shares at a natural scale. ``centred``: the value minus its mean over the last axis, or None if that has
+    no cheap form. ``operand``: opened at the full ring. ``inverse``: 1 / value where a cheap form exists. ``flag``: a boolean, as an opened bit.
+    """
+
+    shape: tuple[int, ...]
+    make_raw: Callable[[], Scaled]
+    make_operand: Callable[["Joint"], Scaled]
+    make_centred: Callable[[], Scaled] | None = None
+    affine: Affine | None = None
+    masked: Masked | None = None
+    inverse: "Joint | None" = None
+    flag: Callable[[], Var] | None = None
+
+    @cached_property
+    def raw(self) -> Scaled:
+        """Shares of the value."""
+        return self.make_raw()
+
+    @cached_property
+    def operand(self) -> Scaled:
+        """The value, opened at the full ring at the operands' scale."""
+        return self.make_operand(self)
+
+    @cached_property
+    def centred(self) -> Scaled | None:
+        """Shares of the value minus its mean over the last axis."""
+        return None if self.make_centred is None else self.make_centred()
+
+
+Term = Known | Owned | Joint

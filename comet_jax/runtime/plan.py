@@ -1,0 +1,112 @@
+"""A plan: one function, lowered for given inputs, with the compiled programs of every role.
+
+The same traced functions serve every runtime; only how two parties are laid out differs (``Layout`` of runtime/spmd).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from comet_jax.errors import CometError
+from comet_jax.interpreters import ideal as ideal_world
+from comet_jax.interpreters.deal import deal
+from comet_jax.interpreters.online import exchange, offline, online, party_index
+from comet_jax.ir.program import Program
+from comet_jax.passes.lower import Lowered
+from comet_jax.protocols.protocol import Party
+from comet_jax.rules.scope import Encoding
+from comet_jax.rules.terms import Env
+from comet_jax.sharing import fixed_point
+from comet_jax.sharing.wires import Opened
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A lowered function and its programs.
+
+    ``static`` and ``fresh`` are the positions of the program's weights and of its other inputs.
+    """
+
+    lowered: Lowered
+
+    @property
+    def program(self) -> Program:
+        """The two-party program."""
+        return self.lowered.program
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything that the parties must agree on: program, scales, results, policy."""
+        results = [(r.shape, str(r.dtype), r.scale) for r in self.lowered.results]
+        inputs = [(e.owner, e.static, e.scale, e.name) if isinstance(e, Encoding) else e for e in self.lowered.encodings]
+        text = f"{self.program.digest} {inputs} {results} {self.lowered.policy}"
+        return sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def static(self) -> tuple[int, ...]:
+        """Positions of the weights."""
+        return tuple(i for i, v in enumerate(self.program.inputs) if isinstance(v.wire, Opened))
+
+    @cached_property
+    def fresh(self) -> tuple[int, ...]:
+        """Positions of the inputs that are shared anew for each run."""
+        return tuple(i for i, v in enumerate(self.program.inputs) if not isinstance(v.wire, Opened))
+
+    def _by_input(self, positions: tuple[int, ...], values) -> list[Any]:
+        out: list[Any] = [None] * len(self.program.inputs)
+        for i, x in zip(positions, values, strict=True):
+            out[i] = x
+        return out
+
+    # What each role runs. Traced under 64-bit types, which the rings need.
+
+    def load(self, x: jax.Array, r: jax.Array) -> jax.Array:
+        """At a party: a weight's public form, from this party's shares of it and of its mask. One exchange."""
+        mine = (x + r).reshape(-1)
+        words = jax.lax.bitcast_convert_type(mine, jnp.uint32).reshape(-1)
+        theirs = exchange(words).reshape(-1, mine.dtype.itemsize // 4)
+        other = jax.lax.bitcast_convert_type(theirs.squeeze(-1) if mine.dtype.itemsize == 4 else theirs, mine.dtype)
+        return (mine + other).reshape(x.shape)
+
+    def offline(self, mask_words, dealt_words, opened):
+        """At a party: material for one run. ``opened``: the public forms of the weights."""
+        return offline(
+            self.program, Party(party_index()), mask_words, dealt_words, self._by_input(self.static, opened)
+        )
+
+    def online(self, material, weights, inputs):
+        """At a party: the run. Returns its shares of the outputs and the transcript."""
+        every = self._by_input(self.static, weights)
+        for i, x in zip(self.fresh, inputs, strict=True):
+            every[i] = x
+        return online(self.program, Party(party_index()), material, every)
+
+    @cached_property
+    def deal(self) -> Callable[..., jax.Array]:
+        """At the dealer: party 1's corrections from the masks of both, party 0's words and the weights' masks."""
+
+        def run(first, second, dealt, masks):
+            return deal(self.program, (first, second), dealt, self._by_input(self.static, masks))
+
+        return jax.jit(run)
+
+    @cached_property
+    def ideal(self) -> Callable[..., list[jax.Array]]:
+        """The program in the ideal world, on integers of all inputs, with coins from a keystream's key."""
+        return jax.jit(lambda key, inputs: ideal_world.ideal(self.program, ideal_world.Drawn(key), inputs))
+
+    def encode(self, position: int, env: Env) -> np.ndarray:
+        """At an owner: the integers of one program input."""
+        e = self.lowered.encodings[position]
+        assert isinstance(e, Encoding)
+        try:
+            values = e.compute(env)
+        except IndexError as error:
+            raise CometError(f"{e.name or 'an input'} of {e.owner}: {error}") from error
+        return fixed_point.encode(values, e.scale, e.group, name=f"{e.name or 'an input'} of {e.owner}")

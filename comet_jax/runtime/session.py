@@ -1,0 +1,216 @@
+"""Sessions: who is where, and how a plan is run among them.
+
+A session is a context: inside it ``share`` makes secrets, private functions compute on them, and ``reveal`` opens
+results. ``LocalSession`` plays every role in one process; ``runtime/connected.py`` has one role a process.
+"""
+
+import time
+from collections.abc import Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from comet_jax.errors import CometError
+from comet_jax.rules.terms import Env
+from comet_jax.runtime.plan import Plan
+from comet_jax.runtime.secret import Secret, Shares
+from comet_jax.runtime.spmd import OnMesh, Simulated, two_devices
+from comet_jax.sharing import chacha, fixed_point
+from comet_jax.sharing.groups import Group
+
+_current: ContextVar["Session | None"] = ContextVar("session", default=None)
+
+# Purposes of a keystream, the first word of its nonce: one key serves masks, dealt arrays and weights apart.
+MASKS, DEALT, STATIC, INPUT = range(4)
+
+
+def current() -> "Session":
+    """The session that the calling code is in."""
+    session = _current.get()
+    if session is None:
+        raise CometError("there is no session here: use `with cj.Session.simulated():` around secrets")
+    return session
+
+
+@dataclass
+class Report:
+    """What one run took. Seconds are wall time at this process; bytes and rounds are exact."""
+
+    rounds: int
+    online_bytes: int
+    offline_bytes: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Session:
+    """Base of all sessions. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self.plans: dict[Any, Plan] = {}
+        self.reports: list[Report] = []
+        self._tokens: list[Any] = []
+
+    @staticmethod
+    def simulated() -> "LocalSession":
+        """Every role in this process, on one device; both parties as a batch axis."""
+        return LocalSession(Simulated())
+
+    @staticmethod
+    def devices() -> "LocalSession":
+        """Every role in this process; each party on its own device, with real collectives."""
+        return LocalSession(two_devices())
+
+    @staticmethod
+    def connect(**options: Any) -> "Session":
+        """One role in this process: see ``comet_jax.runtime.connected.connect``."""
+        from comet_jax.runtime.connected import connect
+
+        return connect(**options)
+
+    def __enter__(self) -> Self:
+        self._tokens.append(_current.set(self))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        _current.reset(self._tokens.pop())
+
+    def holds(self, role: str) -> bool:
+        """Whether this process plays ``role``."""
+        return True
+
+    def run(self, plan: Plan, inputs: list[Any]) -> list[Any]:
+        """Run ``plan`` on the graph's inputs (secrets and public arrays); the graph's outputs."""
+        raise NotImplementedError
+
+    def reveal(self, secrets: list[Secret], to: str) -> list[Any]:
+        """The values of ``secrets`` at role ``to``; None at processes of other roles."""
+        raise NotImplementedError
+
+
+def environments(plan: Plan, inputs: Iterable[Any]) -> dict[str, Env]:
+    """Each owner's values, for the owners that this process plays."""
+    values: dict[str, dict[int, Any]] = {}
+    for i, given in enumerate(plan.inputs):
+        values.setdefault(given, {})[i] = None
+    out: dict[str, dict[int, Any]] = {}
+    for i, secret in enumerate(inputs):
+        if isinstance(secret, Secret) and secret.owner is not None:
+            out.setdefault(secret.owner, {})[i] = secret.payload
+    return {owner: Env(found) for owner, found in out.items()}
+
+
+@dataclass(eq=False)
+class _Loaded:
+    """A plan's weights in a local session: shares, public forms and masks, and the parties' keys."""
+
+    keys: tuple[np.ndarray, np.ndarray]
+    weights: Any
+    opened: Any
+    masks: list[np.ndarray]
+    runs: int = 0
+
+
+class LocalSession(Session):
+    """Every role in one process: for trying out, for tests, and for counting."""
+
+    def __init__(self, layout: "Simulated | OnMesh"):
+        super().__init__()
+        self.layout = layout
+        self._loaded: dict[Any, _Loaded] = {}
+        self._compiled: dict[Any, Any] = {}
+
+    def _compile(self, plan: Plan, name: str):
+        key = (plan, name)
+        if key not in self._compiled:
+            self._compiled[key] = self.layout.compile(getattr(plan, name))
+        return self._compiled[key]
+
+    def _split(self, elements: np.ndarray, group: Group) -> tuple[np.ndarray, np.ndarray]:
+        first = random_elements(chacha.new_key(), chacha.nonce(INPUT), elements.shape, group)
+        return first, group.sub(elements, first)
+
+    def _load(self, plan: Plan, envs: dict[str, Env], inputs: list[Any]) -> _Loaded:
+        weights = tuple(id(x) for i, x in enumerate(inputs) if isinstance(x, Secret) and plan.is_weight(i))
+        key = (plan, weights)
+        if key in self._loaded:
+            return self._loaded[key]
+        keys = (chacha.new_key(), chacha.new_key())
+        shares, opened, masks = [], [], []
+        for n, position in enumerate(plan.static):
+            e = plan.lowered.encodings[position]
+            elements = plan.encode(position, envs[e.owner])  # type: ignore[union-attr]
+            share = self.layout.place(*self._split(elements, e.group))  # type: ignore[union-attr]
+            r = [random_elements(k, chacha.nonce(STATIC, n), e.shape, e.group) for k in keys]  # type: ignore[union-attr]
+            opened.append(self._compile(plan, "load")(share, self.layout.place(*r)))
+            shares.append(share)
+            masks.append(e.group.add(*r))  # type: ignore[union-attr]
+        # The plan's inputs are kept with it, so that an id is not reused while it serves as a key.
+        loaded = _Loaded(keys, shares, opened, masks)
+        loaded.kept = [x for x in inputs if isinstance(x, Secret)]  # type: ignore[attr-defined]
+        self._loaded[key] = loaded
+        return loaded
+
+    def run(self, plan: Plan, inputs: list[Any]) -> list[Any]:
+        program = plan.program
+        seconds: dict[str, float] = {}
+        with jax.enable_x64(True):
+            envs = environments(plan, inputs)
+            mark = _Clock(seconds)
+            loaded = self._load(plan, envs, inputs)
+            mark("load")
+            n, loaded.runs = loaded.runs, loaded.runs + 1
+            masks = [chacha.keystream(k, chacha.nonce(MASKS, n), program.supply.mask_words) for k in loaded.keys]
+            first = chacha.keystream(loaded.keys[0], chacha.nonce(DEALT, n), program.supply.dealt_words)
+            second = jax.block_until_ready(plan.deal(*masks, first, loaded.masks))
+            mark("deal")
+            words = self.layout.place(*masks), self.layout.place(first, second)
+            material = jax.block_until_ready(self._compile(plan, "offline")(*words, loaded.opened))
+            mark("offline")
+            fresh = [self._fresh(plan, i, envs, inputs) for i in plan.fresh]
+            mark("share")
+            outputs, transcript = self._compile(plan, "online")(material, loaded.weights, fresh)
+            jax.block_until_ready(outputs)
+            mark("online")
+        self.reports.append(Report(program.round_count, program.online_bytes, program.offline_bytes, seconds))
+        self.transcript = transcript
+        return plan.results(self, outputs, envs)
+
+    def _fresh(self, plan: Plan, position: int, envs, inputs):
+        e = plan.lowered.encodings[position]
+        if isinstance(e, int):
+            return inputs[e].payload.held
+        return self.layout.place(*self._split(plan.encode(position, envs[e.owner]), e.group))
+
+    def reveal(self, secrets: list[Secret], to: str) -> list[Any]:
+        out = []
+        for secret in secrets:
+            if isinstance(secret.payload, Shares):
+                group = Group(secret.payload.ring)
+                first, second = (self.layout.local(secret.payload.held, p) for p in (0, 1))
+                out.append(fixed_point.decode(group.add(first, second), secret.payload.scale, group, secret.dtype))
+            elif secret.owner == to:
+                out.append(secret.payload)
+            else:
+                raise CometError(f"{secret!r} is an input: it can be revealed to its owner only, not to {to}")
+        return out
+
+
+def random_elements(key: np.ndarray, nonce: np.ndarray, shape: tuple[int, ...], group: Group) -> np.ndarray:
+    """Uniform elements of a 32- or 64-bit group from a keystream."""
+    count = int(np.prod(shape))
+    words = np.asarray(chacha.keystream(key, nonce, count * group.dtype.itemsize // 4))
+    return words.view(group.dtype).reshape(shape)
+
+
+class _Clock:
+    """Seconds between marks."""
+
+    def __init__(self, into: dict[str, float]):
+        self.into, self.at = into, time.perf_counter()
+
+    def __call__(self, name: str) -> None:
+        now = time.perf_counter()
+        self.into[name], self.at = now - self.at, now

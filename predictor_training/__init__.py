@@ -1,0 +1,1 @@
+"""Training, with optax: the bundled language model."""
