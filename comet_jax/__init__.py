@@ -1,0 +1,24 @@
+"""Private inference of Flax models between two parties: see ``private``, ``share``, ``reveal``, ``Session``."""
+
+from comet_jax.api import explain, private, reveal, share
+from comet_jax.errors import CapturedWeightsError, CometError, SecretLeakError, UnsupportedOperationError
+from comet_jax.policy import Numbers, Policy
+from comet_jax.runtime.secret import Secret
+from comet_jax.runtime.session import Session
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CapturedWeightsError",
+    "CometError",
+    "Numbers",
+    "Policy",
+    "Secret",
+    "SecretLeakError",
+    "Session",
+    "UnsupportedOperationError",
+    "explain",
+    "private",
+    "reveal",
+    "share",
+]

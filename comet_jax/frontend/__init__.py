@@ -1,1 +1,1 @@
-
+"""From what users write to graphs."""

@@ -21,9 +21,9 @@ from comet_jax.ir.jaxprs import Const, Graph, Node, Value
 from comet_jax.ir.program import Program
 from comet_jax.policy import Policy
 from comet_jax.protocols.opening import Reveal
-from comet_jax.rules.registry import RULES
+from comet_jax.rules.registry import ELEMENTWISE, RULES
 from comet_jax.rules.scope import Encoding, Scope
-from comet_jax.rules.structure import follow
+from comet_jax.rules.structure import align, follow
 from comet_jax.rules.terms import Env, Joint, Known, Owned, Scaled, Term
 from comet_jax.sharing.wires import Shared
 
@@ -65,11 +65,13 @@ class Result:
 class Lowered:
     """A program with the meaning of its inputs and outputs.
 
+    ``inputs``: one an input of the graph: its owner, or None for one that is public or shared already.
     ``encodings``: one a program input, or the position of the ``SharedInput`` that it takes. ``results``: one an
     output of the graph; those with a scale are the program's outputs, in order.
     """
 
     program: Program
+    inputs: tuple[str | None, ...]
     encodings: tuple[Encoding | int, ...]
     results: tuple[Result, ...]
     policy: Policy
@@ -105,7 +107,8 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     program = s.b.finish(*wires)
     by_var = {var.id: e for var, e in s.encodings.values()}
     encodings = tuple(by_var[v.id] if v.id in by_var else taken[v.id] for v in program.inputs)
-    return Lowered(program, encodings, tuple(results), policy)
+    owners = tuple(x.owner if isinstance(x, OwnedInput) else None for x in inputs)
+    return Lowered(program, owners, encodings, tuple(results), policy)
 
 
 def lower_nodes(s: Scope, graph: Graph, env: dict[Value, Term]) -> list[Term]:
@@ -140,6 +143,8 @@ def _lower_node(s: Scope, node: Node, terms: list[Term]) -> Sequence[Term]:
             f"`{node.op}` has no private rule. {_place(node)}Nothing was run. Rewrite it with supported operations, "
             "or compute it before sharing or after revealing."
         )
+    if node.op in ELEMENTWISE:
+        terms = [align(s, t, node.outputs[0].shape) for t in terms]
     # Forms are emitted on demand, later; errors found then still belong to this node.
     out = _emit(lambda: RULES[node.op](s, node, *terms), f"`{node.op}`", node)
     out = [out] if isinstance(out, Known | Owned | Joint) else list(out)

@@ -13,7 +13,7 @@ from comet_jax.sharing.packing import Where
 MINUS_INFINITY = -1e4
 
 
-@rule("add", "add_any")
+@rule("add", "add_any", elementwise=True)
 def add(s: Scope, node, x: Term, y: Term):
     if isinstance(x, Known) or (isinstance(x, Owned) and isinstance(y, Joint)):
         x, y = y, x
@@ -28,7 +28,7 @@ def add(s: Scope, node, x: Term, y: Term):
     return s.result(x.shape, lambda: s.add(x.raw, y.raw), **extra)
 
 
-@rule("sub")
+@rule("sub", elementwise=True)
 def sub(s: Scope, node, x: Term, y: Term):
     if isinstance(y, Known):
         return _add_public(s, s.joint(x), -y.value)
@@ -71,7 +71,7 @@ def _add_owned(s: Scope, x: Joint, y: Owned):
     return s.result(x.shape, lambda: plus(x.raw, source), **extra)
 
 
-@rule("mul")
+@rule("mul", elementwise=True)
 def multiply(s: Scope, node, x: Term, y: Term):
     if isinstance(x, Known) or (isinstance(x, Owned) and isinstance(y, Joint)):
         x, y = y, x
@@ -150,7 +150,7 @@ def multiply_by_public(s: Scope, x: Joint, value: np.ndarray) -> Joint:
     return out
 
 
-@rule("div")
+@rule("div", elementwise=True)
 def divide(s: Scope, node, x: Term, y: Term):
     if isinstance(y, Known):
         with np.errstate(divide="ignore"):

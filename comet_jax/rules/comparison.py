@@ -44,7 +44,7 @@ def _nonnegative(s: Scope, d: Joint) -> Joint:
     return _boolean(s, d.shape, flag)
 
 
-@rule("ge", "le", "gt", "lt")
+@rule("ge", "le", "gt", "lt", elementwise=True)
 def compare(s: Scope, node, x: Term, y: Term):
     """>= and <= as such; > is the opposite of <=, so that ties fall on the right side."""
     at_most = node.op in ("le", "gt")
@@ -75,14 +75,14 @@ def select_by_secret(s: Scope, which: Joint, no: Term, yes: Term) -> Joint:
     return add(s, None, s.result(d.shape, make), no)  # type: ignore[return-value]
 
 
-@rule("max")
+@rule("max", elementwise=True)
 def maximum(s: Scope, node, x: Term, y: Term):
     if isinstance(x, Known):
         x, y = y, x
     return add(s, node, _relu_of(s, _difference(s, node, x, y)), y)
 
 
-@rule("min")
+@rule("min", elementwise=True)
 def minimum(s: Scope, node, x: Term, y: Term):
     if isinstance(x, Known):
         x, y = y, x

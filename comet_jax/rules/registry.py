@@ -10,9 +10,11 @@ from comet_jax.rules.terms import Term
 
 Rule = Callable[..., "Term | Sequence[Term]"]
 RULES: dict[str, Rule] = {}
+# Operations whose inputs may have axes of one element where the output has more.
+ELEMENTWISE: set[str] = set()
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str, elementwise: bool = False) -> Callable[[Rule], Rule]:
     """Register a rule for the operations ``names``."""
 
     def register(f: Rule) -> Rule:
@@ -20,6 +22,8 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
             if name in RULES:
                 raise ValueError(f"there is a rule for {name} already")
             RULES[name] = f
+            if elementwise:
+                ELEMENTWISE.add(name)
         return f
 
     return register

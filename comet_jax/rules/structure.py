@@ -115,7 +115,7 @@ def reduce_sum(s: Scope, node, x: Joint):
     return s.result(node.outputs[0].shape, make)
 
 
-@rule("select_n")
+@rule("select_n", elementwise=True)
 def select(s: Scope, node, which: Term, *cases: Term):
     if len(cases) != 2:
         raise ValueError("a choice among more than two cases has no private rule")
@@ -142,6 +142,29 @@ def select(s: Scope, node, which: Term, *cases: Term):
 
 def _choose(s: Scope, x: Joint, keep: np.ndarray) -> Joint:
     return s.result(x.shape, lambda: Scaled(s.scale_by(x.raw.var, keep.astype(np.int64)), x.raw.scale))
+
+
+def align(s: Scope, term: Term, shape: tuple[int, ...]) -> Term:
+    """``term`` repeated along its axes of one element, to ``shape``. Scalars stay: they cost nothing anywhere."""
+    if tuple(term.shape) == tuple(shape) or (isinstance(term, Known) and term.shape == ()):
+        return term
+    dims = tuple(range(len(shape) - len(term.shape), len(shape)))
+    if isinstance(term, Known):
+        return Known(np.broadcast_to(term.value, shape))
+    if isinstance(term, Owned):
+        vector = term.vector or (term if len(term.shape) == 1 else None)
+        if vector is not None and vector.shape != tuple(shape[-1:]):
+            vector = None
+        spread = lambda env: np.broadcast_to(np.asarray(term.at(env)), shape)
+        return Owned(term.owner, tuple(shape), term.dtype, spread, term.name, vector)
+    last = bool(term.shape) and term.shape[-1] == shape[-1]
+    if len(term.shape) == len(shape):
+        # Axes of one element are dropped first: a broadcast maps an axis to one of its own size.
+        kept = tuple(i for i, n in enumerate(term.shape) if n == shape[i])
+        small = tuple(term.shape[i] for i in kept)
+        term = rearranged(s, term, "reshape", (small,), small, once=True, last=last)
+        dims = kept
+    return rearranged(s, term, "broadcast", (tuple(shape), dims), shape, once=True, last=last)
 
 
 def follow(owned: Owned, node) -> "Owned | None":

@@ -21,7 +21,8 @@ from comet_jax.ir.program import Program
 from comet_jax.passes.lower import Lowered
 from comet_jax.protocols.protocol import Party
 from comet_jax.rules.scope import Encoding
-from comet_jax.rules.terms import Env
+from comet_jax.rules.terms import Env, Known
+from comet_jax.runtime.secret import Secret, Shares
 from comet_jax.sharing import fixed_point
 from comet_jax.sharing.wires import Opened
 
@@ -110,3 +111,24 @@ class Plan:
         except IndexError as error:
             raise CometError(f"{e.name or 'an input'} of {e.owner}: {error}") from error
         return fixed_point.encode(values, e.scale, e.group, name=f"{e.name or 'an input'} of {e.owner}")
+
+    def is_weight(self, position: int) -> bool:
+        """Whether the graph's input at ``position`` belongs to an owner of weights."""
+        owners = {self.lowered.encodings[i].owner for i in self.static}  # type: ignore[union-attr]
+        return self.lowered.inputs[position] in owners
+
+    def results(self, session: Any, shares: Any, envs: dict[str, Env]) -> list[Any]:
+        """The graph's outputs: secrets for what was computed on shares, in order, and what somebody knew anyway."""
+        out, remaining = [], iter(shares if shares is not None else [None] * len(self.program.outputs))
+        for r in self.lowered.results:
+            if r.known is None:
+                assert r.scale is not None
+                payload = Shares(r.scale, self.program.outputs[0].bits, next(remaining))
+                out.append(Secret(r.shape, r.dtype, None, session, payload))
+            elif isinstance(r.known, Known):
+                out.append(r.known.value)
+            else:
+                env = envs.get(r.known.owner)
+                value = None if env is None else np.asarray(r.known.at(env))
+                out.append(Secret(r.shape, r.dtype, r.known.owner, session, value))
+        return out

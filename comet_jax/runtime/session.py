@@ -92,13 +92,11 @@ class Session:
 
 def environments(plan: Plan, inputs: Iterable[Any]) -> dict[str, Env]:
     """Each owner's values, for the owners that this process plays."""
-    values: dict[str, dict[int, Any]] = {}
-    for i, given in enumerate(plan.inputs):
-        values.setdefault(given, {})[i] = None
     out: dict[str, dict[int, Any]] = {}
     for i, secret in enumerate(inputs):
-        if isinstance(secret, Secret) and secret.owner is not None:
-            out.setdefault(secret.owner, {})[i] = secret.payload
+        owner = plan.lowered.inputs[i]
+        if owner is not None:
+            out.setdefault(owner, {})[i] = secret.payload
     return {owner: Env(found) for owner, found in out.items()}
 
 

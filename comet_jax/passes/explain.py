@@ -1,0 +1,97 @@
+"""What a plan costs and reveals, by operation of the model. Counted from the program; nothing is run."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from comet_jax.ir.program import Program, Scan
+from comet_jax.protocols.opening import Open, Reveal
+from comet_jax.runtime.plan import Plan
+
+
+@dataclass(frozen=True)
+class Row:
+    """The cost of one place in the model, ``times`` over (a scan's body): bytes of one party, bytes dealt."""
+
+    site: str
+    protocols: str
+    openings: int
+    online_bytes: float
+    offline_bytes: float
+    times: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The costs of a private call. Print it, or take its fields; ``json()`` for programs.
+
+    ``online_bytes``: sent by one party (both send the same). ``offline_bytes``: sent by the dealer. Rows count bits
+    without padding, so they add up to slightly less.
+    """
+
+    rounds: int
+    online_bytes: int
+    offline_bytes: int
+    operations: tuple[Row, ...]
+    reveals: tuple[str, ...]
+
+    def json(self) -> str:
+        """All fields as JSON."""
+        return json.dumps(asdict(self))
+
+    def __str__(self) -> str:
+        table = Table(title=None, box=None, pad_edge=False)
+        for name, justify in (("site", "left"), ("protocols", "left"), ("openings", "right"), ("online", "right")):
+            table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        table.add_column("offline", justify="right")
+        for r in self.operations:
+            site = r.site if r.times == 1 else f"{r.site} x{r.times}"
+            row = (r.openings * r.times, _size(r.online_bytes * r.times), _size(r.offline_bytes * r.times))
+            table.add_row(site, r.protocols, *map(str, row))
+        console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        console.print(table)
+        total = (
+            f"{self.rounds} rounds, {_size(self.online_bytes)} sent by each party, "
+            f"{_size(self.offline_bytes)} from the dealer"
+        )
+        return "\n".join([console.export_text().rstrip(), "", total, *self.reveals])
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def explain(plan: Plan) -> Explanation:
+    """Explain ``plan``."""
+    program = plan.program
+    reveals = [
+        "Parties see: openings under single-use masks (uniform), public inputs and shapes. The dealer sees nothing.",
+        "Revealed on purpose: nothing but what `reveal` is called on.",
+    ]
+    if plan.lowered.policy.published:
+        reveals.append(f"Published by its owner: parameters matching {', '.join(plan.lowered.policy.published)}.")
+    rows = tuple(_rows(program, 1))
+    return Explanation(program.round_count, program.online_bytes, program.offline_bytes, rows, tuple(reveals))
+
+
+def _rows(program: Program, times: int) -> Iterable[Row]:
+    found: dict[str, list] = {}
+    for i, op in enumerate(program.ops):
+        if isinstance(op.protocol, Scan):
+            yield from _rows(op.protocol.body, times * op.protocol.length)
+            continue
+        row = found.setdefault(op.site or ("result" if isinstance(op.protocol, Reveal) else "inputs"), [{}, 0, 0, 0])
+        row[0][type(op.protocol).__name__] = None
+        if isinstance(op.protocol, Open):
+            row[1] += 1
+            row[2] += op.outputs[0].wire.item.bits  # type: ignore[union-attr]
+        row[3] += sum(item.bits for (k, _), item in program.supply.dealt.items() if k == i)
+    for site, (names, openings, online, dealt) in found.items():
+        yield Row(site, " ".join(names), openings, online / 8, dealt / 8, times)
