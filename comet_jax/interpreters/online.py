@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from comet_jax.ir.program import Program, Round, Scan, Supply
+from comet_jax.interpreters.material import Tree
+from comet_jax.ir.program import Program, Round, Scan
 from comet_jax.protocols.opening import Open
 from comet_jax.protocols.protocol import Party
 from comet_jax.sharing.wires import Opened, OpenedShare, Share, Shared
 
 AXIS = "party"
-Materials = dict[int, Any]
 
 
 # Over gloo a permutation is the quicker collective up to about 8 KB (50 us against 80), a gather beyond (4 times).
@@ -38,52 +38,30 @@ def exchange(words: jax.Array) -> jax.Array:
     return lax.all_gather(words, AXIS)[1 - party_index()]
 
 
-def split(supply: Supply, mask_words: jax.Array, dealt_words: jax.Array):
-    """Flat words -> material by operation, and for each scan its words, one row a step."""
-    own: dict[int, dict[str, jax.Array]] = {}
-    at_m, at_d = supply.mask_layout.words, supply.dealt_layout.words
-    for keys, layout, words in (
-        (supply.masks, supply.mask_layout, mask_words[:at_m]),
-        (supply.dealt, supply.dealt_layout, dealt_words[:at_d]),
-    ):
-        for (op, name), array in zip(keys, layout.unpack(words)):
-            own.setdefault(op, {})[name] = array
-    scans = {}
-    for op, (body, n) in supply.scans.items():
-        m, d = n * body.mask_words, n * body.dealt_words
-        scans[op] = (
-            mask_words[at_m : at_m + m].reshape(n, -1),
-            dealt_words[at_d : at_d + d].reshape(n, -1),
-        )
-        at_m, at_d = at_m + m, at_d + d
-    return own, scans
+def offline(program: Program, party: Party, masks: Tree, dealt: Tree, statics) -> Tree:
+    """All work of a party that needs no input. Returns its material for ``online``.
 
-
-def offline(program: Program, party: Party, mask_words, dealt_words, statics) -> Materials:
-    """Unpack this party's material and do all work that needs no input.
-
-    ``mask_words``, ``dealt_words``: uint32 vectors as in ``program.supply``. ``statics``: the public opened form of
-    each static input, in the order of the program's inputs, None for the others.
+    ``masks``, ``dealt``: this party's shares, as trees. ``statics``: the public opened form of each static input, in
+    the order of the program's inputs, None for the others.
     """
-    own, scans = split(program.supply, mask_words, dealt_words)
-    masks: dict[int, Any] = {}
+    known: dict[int, Any] = {}
     for v, c in zip(program.inputs, statics, strict=True):
-        masks[v.id] = None if c is None else OpenedShare(v.wire, c, None)  # type: ignore[arg-type]
-    materials: Materials = {}
+        known[v.id] = None if c is None else OpenedShare(v.wire, c, None)  # type: ignore[arg-type]
+    materials: Tree = {}
     for i, op in enumerate(program.ops):
-        inputs = [masks[v.id] for v in op.inputs]
+        inputs = [known[v.id] for v in op.inputs]
         if isinstance(op.protocol, Scan):
             body, carries = op.protocol.body, op.protocol.carries
 
             def step(_, x, body=body, carries=carries):
-                words, stacked = x
-                return None, offline(body, party, *words, [None] * carries + stacked)
+                masks, dealt, stacked = x
+                return None, offline(body, party, masks, dealt, [None] * carries + stacked)
 
             stacked = [None if o is None else o.c for o in inputs[carries:]]
-            materials[i] = lax.scan(step, None, (scans[i], stacked))[1]
-            masks.update({v.id: None for v in op.outputs})
+            materials[i] = lax.scan(step, None, (masks.get(i, {}), dealt.get(i, {}), stacked))[1]
+            known.update({v.id: None for v in op.outputs})
             continue
-        material = own.get(i, {})
+        material = {**masks.get(i, {}), **dealt.get(i, {})}
         if isinstance(op.protocol, Open):
             out = [OpenedShare(op.outputs[0].wire, None, material["r"])]  # type: ignore[arg-type]
         elif isinstance(op.outputs[0].wire, Opened):
@@ -93,11 +71,11 @@ def offline(program: Program, party: Party, mask_words, dealt_words, statics) ->
         if all(x is not None for x in inputs):
             material = op.protocol.offline(party, material, *inputs)
         materials[i] = material
-        masks.update({v.id: o for v, o in zip(op.outputs, out)})
+        known.update({v.id: o for v, o in zip(op.outputs, out)})
     return materials
 
 
-def online(program: Program, party: Party, materials: Materials, inputs) -> tuple[list[jax.Array], list]:
+def online(program: Program, party: Party, materials: Tree, inputs) -> tuple[list[jax.Array], list]:
     """Run the program on this party's shares.
 
     ``inputs``: one array an input, this party's share of it. Returns this party's shares of the outputs, and the

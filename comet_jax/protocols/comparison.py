@@ -16,9 +16,8 @@ digits; dealt n (2^w - 1) + 1 bits an element and about 2^n bits a threshold.
 Source: look-up-table gates on masked bits (Ishai et al., TCC 2013; Dessouky et al., NDSS 2017), thermometer form ours.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, reduce
 from itertools import combinations
 
 import jax
@@ -136,7 +135,38 @@ def _word(less: list[jax.Array], equal: list[jax.Array], group: Group) -> jax.Ar
     return word
 
 
-Monomial = frozenset[int]
+@lru_cache(maxsize=8)
+def _expansion(bits: int) -> tuple[np.ndarray, np.ndarray, list[tuple[Group, np.ndarray, np.ndarray]]]:
+    """The borrow's polynomial in o ^ mu, for a word of ``bits`` bits, as tables indexed by the word.
+
+    ``constant[o]`` and ``linear[o]`` (a mask on mu's bits); then for each chunk of at most 32 products of mu's bits:
+    its group, ``products[mu]``, the products' values as a word, and ``chosen[o]``, those whose coefficient is odd.
+    """
+    n, words = bits // 2, np.arange(1 << bits, dtype=np.uint32)
+    bit_of = lambda p: (words >> np.uint32(p)) & np.uint32(1)
+    all_set = lambda places: reduce(np.bitwise_and, map(bit_of, places), np.ones_like(words))
+    # less_i times equal of every digit above i. A product of (o ^ mu) expands into, for each subset S of its places,
+    # the product of o outside S times the product of mu in S.
+    coefficients: dict[frozenset[int], np.ndarray] = {}
+    for term in [(2 * i, *(2 * j + 1 for j in range(i, n))) for i in range(n)]:
+        for size in range(len(term) + 1):
+            for chosen in combinations(term, size):
+                value = all_set([p for p in term if p not in chosen])
+                key = frozenset(chosen)
+                coefficients[key] = coefficients.get(key, np.zeros_like(words)) ^ value
+    constant = coefficients[frozenset()]
+    linear = np.zeros_like(words)
+    for key, value in coefficients.items():
+        if len(key) == 1:
+            linear |= value << np.uint32(next(iter(key)))
+    products = [key for key in coefficients if len(key) > 1]
+    chunks = []
+    for k in range(0, len(products), 32):
+        chunk = products[k : k + 32]
+        pack = lambda columns: reduce(np.bitwise_or, [c << np.uint32(j) for j, c in enumerate(columns)])
+        values, odd = pack([all_set(key) for key in chunk]), pack([coefficients[key] for key in chunk])
+        chunks.append((Group(len(chunk), xor=True), values, odd))
+    return constant, linear, chunks
 
 
 @dataclass(frozen=True)
@@ -147,74 +177,33 @@ class Borrow(Protocol):
     """
 
     def outputs(self, base: Shared, word: Opened):
+        if not word.group.xor or word.group.bits % 2 or word.group.bits > 16 or base.shape != word.shape:
+            raise ValueError(f"a borrow needs a word of less and equal bits and its base, not {word} and {base}")
         return (base,)
 
-    @staticmethod
-    def _terms(bits: int) -> list[tuple[int, ...]]:
-        """Bit places of each product: less_i times equal of every digit above i."""
-        n = bits // 2
-        return [(2 * i, *(2 * j + 1 for j in range(i, n))) for i in range(n)]
-
-    def _monomials(self, bits: int) -> list[Monomial]:
-        found: dict[Monomial, None] = {}
-        for term in self._terms(bits):
-            for size in range(2, len(term) + 1):
-                found.update(dict.fromkeys(map(frozenset, combinations(term, size))))
-        return list(found)
-
     def deal(self, dealer: Dealer, base: Shared, word: Mask):
-        monomials = self._monomials(word.wire.group.bits)
-        for k, group, chunk in _chunks(monomials):
-            value = jnp.zeros(word.r.shape, group.dtype)
-            for j, monomial in enumerate(chunk):
-                product = jnp.asarray(group.dtype.type(1))
-                for place in monomial:
-                    product = product & bit(word.r, place).astype(group.dtype)
-                value = value | (product << group.dtype.type(j))
-            dealer.give(f"products{k}", value, group)
+        for k, (group, values, _) in enumerate(_expansion(word.wire.group.bits)[2]):
+            dealer.give(f"products{k}", jnp.asarray(values)[word.r], group)
         return (base,)
 
     def online(self, party: Party, material: Material, base: Share, word: OpenedShare):
-        bits = word.wire.group.bits
-        o = [bit(word.value, i).astype(jnp.uint32) for i in range(bits)]
-        assert word.r is not None
-        own = [bit(word.r, i).astype(jnp.uint32) for i in range(bits)]
-        # A product of (o ^ mu) expands into, for each subset S of its places, AND of o outside S times AND of mu in S.
-        public: dict[Monomial, jax.Array] = {}
-        for term in self._terms(bits):
-            for size in range(len(term) + 1):
-                for chosen in combinations(term, size):
-                    rest = [o[i] for i in term if i not in chosen]
-                    value = _all(rest, o[0])
-                    key = frozenset(chosen)
-                    public[key] = public[key] ^ value if key in public else value
-        out = base.x ^ party.first(public.pop(frozenset()))
-        for key in [k for k in public if len(k) == 1]:
-            out = out ^ (own[next(iter(key))] & public.pop(key))
-        for k, group, chunk in _chunks(self._monomials(bits)):
-            coefficients = jnp.zeros(out.shape, group.dtype)
-            for j, monomial in enumerate(chunk):
-                coefficients = coefficients | (public[monomial].astype(group.dtype) << group.dtype.type(j))
-            odd = jax.lax.population_count(coefficients & material[f"products{k}"]) & group.dtype.type(1)
-            out = out ^ odd.astype(jnp.uint32)
-        return (out & np.uint32(1),)
+        constant, linear, chunks = _expansion(word.wire.group.bits)
+        o = word.value
+        bits = jnp.asarray(linear)[o] & word.r
+        out = base.x ^ party.first(jnp.asarray(constant)[o]) ^ _parity(bits)
+        for k, (_, _, odd) in enumerate(chunks):
+            out = out ^ _parity(jnp.asarray(odd)[o] & material[f"products{k}"])
+        return (out,)
 
     def ideal(self, coins: Coins, base: Plain, word: OpenedPlain):
-        out = base.v
-        for term in self._terms(word.wire.group.bits):
-            out = out ^ _all([bit(word.y, i).astype(jnp.uint32) for i in term], out)
+        n, out = word.wire.group.bits // 2, base.v
+        for i in range(n):
+            term = bit(word.y, 2 * i)
+            for j in range(i, n):
+                term = term & bit(word.y, 2 * j + 1)
+            out = out ^ term.astype(jnp.uint32)
         return (out,)
 
 
-def _all(bits: Iterable[jax.Array], like: jax.Array) -> jax.Array:
-    out = jnp.ones(like.shape, jnp.uint32)
-    for b in bits:
-        out = out & b
-    return out
-
-
-def _chunks(monomials: list[Monomial]) -> Iterable[tuple[int, Group, list[Monomial]]]:
-    """The monomials in words of at most 32."""
-    for k in range(0, len(monomials), 32):
-        chunk = monomials[k : k + 32]
-        yield k // 32, Group(len(chunk), xor=True), chunk
+def _parity(words: jax.Array) -> jax.Array:
+    return jax.lax.population_count(words) & np.uint32(1)

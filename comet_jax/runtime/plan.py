@@ -5,7 +5,7 @@ The same traced functions serve every runtime; only how two parties are laid out
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from comet_jax.errors import CometError
 from comet_jax.interpreters import ideal as ideal_world
 from comet_jax.interpreters.deal import deal
+from comet_jax.interpreters.material import pack_dealt, unpack
 from comet_jax.interpreters.online import exchange, offline, online, party_index
 from comet_jax.ir.program import Program
 from comet_jax.passes.lower import Lowered
@@ -75,11 +76,14 @@ class Plan:
         other = jax.lax.bitcast_convert_type(theirs.squeeze(-1) if mine.dtype.itemsize == 4 else theirs, mine.dtype)
         return (mine + other).reshape(x.shape)
 
-    def offline(self, mask_words, dealt_words, opened):
-        """At a party: material for one run. ``opened``: the public forms of the weights."""
-        return offline(
-            self.program, Party(party_index()), mask_words, dealt_words, self._by_input(self.static, opened)
-        )
+    def unpack(self, mask_words, dealt_words):
+        """At a party: its words for one run as arrays."""
+        supply = self.program.supply
+        return unpack(supply, "masks", mask_words), unpack(supply, "dealt", dealt_words)
+
+    def offline(self, words, opened):
+        """At a party: material for one run. ``words``: unpacked. ``opened``: the public forms of the weights."""
+        return offline(self.program, Party(party_index()), *words, self._by_input(self.static, opened))
 
     def online(self, material, weights, inputs):
         """At a party: the run. Returns its shares of the outputs and the transcript."""
@@ -91,11 +95,16 @@ class Plan:
     @cached_property
     def deal(self) -> Callable[..., jax.Array]:
         """At the dealer: party 1's corrections from the masks of both, party 0's words and the weights' masks."""
+        supply = self.program.supply
+        core = jax.jit(lambda *trees, masks: deal(self.program, trees[:2], trees[2], self._by_input(self.static, masks)))
+        arrays = {kind: jax.jit(partial(unpack, supply, kind)) for kind in ("masks", "dealt")}
+        pack = jax.jit(partial(pack_dealt, supply))
 
         def run(first, second, dealt, masks):
-            return deal(self.program, (first, second), dealt, self._by_input(self.static, masks))
+            trees = arrays["masks"](first), arrays["masks"](second), arrays["dealt"](dealt)
+            return pack(core(*trees, masks=masks))
 
-        return jax.jit(run)
+        return run
 
     @cached_property
     def ideal(self) -> Callable[..., list[jax.Array]]:

@@ -164,8 +164,8 @@ class LocalSession(Session):
             first = chacha.keystream(loaded.keys[0], chacha.nonce(DEALT, n), program.supply.dealt_words)
             second = jax.block_until_ready(plan.deal(*masks, first, loaded.masks))
             mark("deal")
-            words = self.layout.place(*masks), self.layout.place(first, second)
-            material = jax.block_until_ready(self._compile(plan, "offline")(*words, loaded.opened))
+            words = self._compile(plan, "unpack")(self.layout.place(*masks), self.layout.place(first, second))
+            material = jax.block_until_ready(self._compile(plan, "offline")(words, loaded.opened))
             mark("offline")
             fresh = [self._fresh(plan, i, envs, inputs) for i in plan.fresh]
             mark("share")

@@ -123,11 +123,8 @@ class Layout:
             block = jnp.concatenate(parts) if len(parts) > 1 else parts[0]
             block = jnp.pad(block, (0, self._words[size] * 32 // size - block.size))
             # Element e goes to word e mod W: rows stay contiguous, so this is a few vector shifts.
-            rows = block.reshape(32 // size, -1)
-            word = rows[0]
-            for k in range(1, rows.shape[0]):
-                word = word | (rows[k] << np.uint32(k * size))
-            out.append(word)
+            shifts = np.arange(0, 32, size, dtype=np.uint32)[:, None]
+            out.append((block.reshape(32 // size, -1) << shifts).sum(0, dtype=jnp.uint32))
         return jnp.concatenate(out) if out else jnp.zeros(0, jnp.uint32)
 
     def unpack(self, words: jax.Array) -> list[jax.Array]:
