@@ -1,0 +1,153 @@
+"""The functions that are measured: shapes, inputs and plain JAX code of each benchmark case.
+
+Inputs are drawn from fixed seeds in a fixed order, so that other systems can be given the same numbers. In every case
+the weights are the model owner's and ``x`` is the client's; both are secret.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+WIDTH, HIDDEN, HEADS, LAYERS = 768, 3072, 12, 12
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: ``function(weights, x)`` with concrete float32 inputs."""
+
+    name: str
+    tokens: int
+    function: Callable[..., jax.Array]
+    weights: dict[str, np.ndarray]
+    x: np.ndarray
+
+
+def _generator(tag: str) -> np.random.Generator:
+    """A generator seeded by the FNV-1a hash of ``tag``."""
+    h = 2166136261
+    for ch in tag:
+        h = ((h ^ ord(ch)) * 16777619) & 0xFFFFFFFF
+    return np.random.default_rng(h)
+
+
+def _real(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x, np.float32)
+
+
+def layer_norm(x, scale, shift, eps=1e-5):
+    """Layer norm over the last axis."""
+    mean = x.mean(-1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdims=True)
+    return (x - mean) / jnp.sqrt(variance + eps) * scale + shift
+
+
+def decoder_layer(p, x, activation=jax.nn.relu):
+    """A pre-norm decoder layer with causal attention; x: (T, 768)."""
+    length, heads = x.shape[0], lambda a: a.reshape(x.shape[0], HEADS, -1).transpose(1, 0, 2)
+    h = layer_norm(x, p["g1"], p["b1"])
+    q, k, v = (heads(h @ p["w" + c] + p["b" + c]) for c in "qkv")
+    scores = q @ k.transpose(0, 2, 1) / np.sqrt(WIDTH // HEADS)
+    causal = jnp.tril(jnp.ones((length, length), bool))
+    scores = jnp.where(causal, scores, jnp.finfo(scores.dtype).min)
+    mixed = (jax.nn.softmax(scores) @ v).transpose(1, 0, 2).reshape(length, -1)
+    x = x + mixed @ p["wo"] + p["bo"]
+    h = layer_norm(x, p["g2"], p["b2"])
+    return x + activation(h @ p["w1"] + p["c1"]) @ p["w2"] + p["c2"]
+
+
+def decoder(activation):
+    """A stack of decoder layers as a scan, and a final norm: hidden states in and out."""
+
+    def function(p, x):
+        layers = {k: w for k, w in p.items() if k not in ("gf", "bf")}
+        x, _ = jax.lax.scan(lambda x, w: (decoder_layer(w, x, activation), None), x, layers)
+        return layer_norm(x, p["gf"], p["bf"])
+
+    return function
+
+
+def _layer_weights(r: np.random.Generator) -> dict[str, np.ndarray]:
+    n = lambda *shape: _real(r.normal(0, 0.02, shape))
+    p = {"g1": _real(1 + r.normal(0, 0.1, WIDTH)), "b1": _real(r.normal(0, 0.1, WIDTH))}
+    for k in "qkvo":
+        p["w" + k] = n(WIDTH, WIDTH)
+        p["b" + k] = n(WIDTH)
+    p["g2"] = _real(1 + r.normal(0, 0.1, WIDTH))
+    p["b2"] = _real(r.normal(0, 0.1, WIDTH))
+    p["w1"], p["c1"], p["w2"], p["c2"] = n(WIDTH, HIDDEN), n(HIDDEN), n(HIDDEN, WIDTH), n(WIDTH)
+    return p
+
+
+def _stack(name: str, tokens: int, tag: str, activation) -> Case:
+    r = _generator(tag)
+    x = _real(r.normal(0, 1, (tokens, WIDTH)))
+    layers = [_layer_weights(r) for _ in range(LAYERS)]
+    weights = {k: np.stack([layer[k] for layer in layers]) for k in layers[0]}
+    weights["gf"], weights["bf"] = _real(1 + r.normal(0, 0.1, WIDTH)), _real(r.normal(0, 0.1, WIDTH))
+    return Case(name, tokens, decoder(activation), weights, x)
+
+
+def _elementwise(name: str, tag: str, function) -> Callable[[int], Case]:
+    def make(tokens: int) -> Case:
+        x = _real(_generator(tag).normal(0, 3, 1 << 16))
+        return Case(name, tokens, lambda p, x: function(x), {}, x)
+
+    return make
+
+
+def _softmax(tokens: int) -> Case:
+    x = _real(_generator(f"softmax_12x{tokens}x{tokens}").normal(0, 3, (12, tokens, tokens)))
+    return Case("softmax", tokens, lambda p, x: jax.nn.softmax(x), {}, x)
+
+
+def _layernorm(tokens: int) -> Case:
+    r = _generator(f"layernorm_{tokens}x768")
+    x = _real(r.normal(0.5, 2, (tokens, WIDTH)))
+    p = {"g": _real(1 + r.normal(0, 0.1, WIDTH)), "b": _real(r.normal(0, 0.1, WIDTH))}
+    return Case("layernorm", tokens, lambda p, x: layer_norm(x, p["g"], p["b"]), p, x)
+
+
+def _matmul(tokens: int) -> Case:
+    r = _generator(f"matmul_{tokens}")
+    x, w = _real(r.normal(0, 1, (tokens, WIDTH))), _real(r.normal(0, 0.036, (WIDTH, HIDDEN)))
+    return Case("matmul", tokens, lambda p, x: x @ p["w"], {"w": w}, x)
+
+
+def _ffn(tokens: int) -> Case:
+    r = _generator(f"ffn_relu_{tokens}")
+    x = _real(r.normal(0, 1, (tokens, WIDTH)))
+    p = {"w1": _real(r.normal(0, 0.036, (WIDTH, HIDDEN))), "c1": _real(r.normal(0, 0.1, HIDDEN))}
+    p |= {"w2": _real(r.normal(0, 0.018, (HIDDEN, WIDTH))), "c2": _real(r.normal(0, 0.1, WIDTH))}
+    return Case("ffn", tokens, lambda p, x: jax.nn.relu(x @ p["w1"] + p["c1"]) @ p["w2"] + p["c2"], p, x)
+
+
+def _layer(tokens: int) -> Case:
+    r = _generator(f"layer_relu_{tokens}")
+    p = _layer_weights(r)
+    return Case("layer", tokens, decoder_layer, p, _real(r.normal(0, 1, (tokens, WIDTH))))
+
+
+gelu = lambda x: jax.nn.gelu(x, approximate=True)
+
+# Name -> (maker, tokens by default).
+CASES: dict[str, tuple[Callable[[int], Case], int]] = {
+    "relu": (_elementwise("relu", "relu_65536", jax.nn.relu), 1),
+    "gelu": (_elementwise("gelu", "gelu_tanh_65536", gelu), 1),
+    "silu": (_elementwise("silu", "silu_65536", jax.nn.silu), 1),
+    "softmax": (_softmax, 64),
+    "layernorm": (_layernorm, 64),
+    "matmul": (_matmul, 64),
+    "ffn": (_ffn, 64),
+    "layer": (_layer, 64),
+    "opt125m": (lambda t: _stack("opt125m", t, f"opt125m_T{t}", jax.nn.relu), 16),
+    "gpt2": (lambda t: _stack("gpt2", t, f"gpt2_T{t}", gelu), 128),
+}
+
+
+def make(name: str, tokens: int | None = None) -> Case:
+    """The case ``name`` for ``tokens`` tokens; element-wise cases have 65,536 elements whatever the tokens."""
+    maker, default = CASES[name]
+    return maker(default if tokens is None else tokens)
