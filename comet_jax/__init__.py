@@ -1,6 +1,6 @@
 """Private inference of Flax models between two parties: see ``private``, ``share``, ``reveal``, ``Session``."""
 
-from comet_jax.api import explain, private, reveal, share
+from comet_jax.api import explain, private, reveal, seal, share
 from comet_jax.errors import CapturedWeightsError, CometError, SecretLeakError, UnsupportedOperationError
 from comet_jax.policy import Numbers, Policy
 from comet_jax.runtime.secret import Secret
@@ -20,5 +20,6 @@ __all__ = [
     "explain",
     "private",
     "reveal",
+    "seal",
     "share",
 ]

@@ -59,6 +59,17 @@ def share(tree: Any, owner: str) -> Any:
     return jax.tree.map(one, tree, is_leaf=is_secret)
 
 
+def seal(secret: Secret, policy: Policy | None = None) -> Secret:
+    """A shared real array as shares from here on.
+
+    What depends on one owner's secrets alone, that owner computes in the clear before sharing. A sealed value is
+    nobody's: every operation on it runs between the parties, as on the result of an earlier private call.
+    """
+    if not isinstance(secret, Secret) or secret.owner is None:
+        raise CometError(f"seal() takes a secret that share() made, not {secret!r}")
+    return current().seal(secret, policy or Policy())
+
+
 def reveal(tree: Any, to: str = "client") -> Any:
     """The values of the secrets in ``tree``, for the role ``to``; None in processes that play other roles.
 
@@ -106,7 +117,7 @@ def _input(x: Any, name: str, role: str, policy: Policy) -> Any:
     if not isinstance(x, Secret):
         return np.asarray(x)
     if isinstance(x.payload, Shares):
-        return SharedInput(x.shape, x.dtype, x.payload.ring, x.payload.scale)
+        return SharedInput(x.shape, x.dtype, x.payload.ring, x.payload.scale, x.payload.has_centred)
     assert x.owner is not None
     owner = "client" if policy.publishes(name) else x.owner
     return OwnedInput(owner, name, x.shape, x.dtype)
@@ -115,7 +126,7 @@ def _input(x: Any, name: str, role: str, policy: Policy) -> Any:
 def _identity(x: Any) -> Any:
     """What a plan depends on of an input: the value itself of a public one."""
     if isinstance(x, Secret):
-        extra = (x.payload.scale, x.payload.ring) if isinstance(x.payload, Shares) else x.owner
+        extra = (x.payload.scale, x.payload.ring, x.payload.has_centred) if isinstance(x.payload, Shares) else x.owner
         return x.shape, str(x.dtype), extra
     if isinstance(x, jax.ShapeDtypeStruct):
         return x.shape, str(x.dtype), "shape"

@@ -7,6 +7,7 @@ effect on a secret, is an error that names it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -30,12 +31,16 @@ from comet_jax.sharing.wires import Shared
 
 @dataclass(frozen=True)
 class SharedInput:
-    """An input that is shared already: the result of an earlier private computation, at its scale."""
+    """An input that is shared already, at a scale: an earlier private result, or a sealed value.
+
+    ``centred``: it is shared a second time without its mean over the last axis, as a layer norm wants it.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     ring: int
     scale: float
+    centred: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class OwnedInput:
 
 
 Input = SharedInput | OwnedInput | np.ndarray
+Form = Literal["raw", "centred"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +72,13 @@ class Lowered:
     """A program with the meaning of its inputs and outputs.
 
     ``inputs``: one an input of the graph: its owner, or None for one that is public or shared already.
-    ``encodings``: one a program input, or the position of the ``SharedInput`` that it takes. ``results``: one an
+    ``encodings``: one a program input, or the position and form of the ``SharedInput`` that it takes. ``results``: one an
     output of the graph; those with a scale are the program's outputs, in order.
     """
 
     program: Program
     inputs: tuple[str | None, ...]
-    encodings: tuple[Encoding | int, ...]
+    encodings: tuple[Encoding | tuple[int, Form], ...]
     results: tuple[Result, ...]
     policy: Policy
 
@@ -81,7 +87,7 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     """Lower ``graph`` for inputs of the given kinds; arrays are public."""
     s = Scope(policy.numbers)
     terms: list[Term] = []
-    taken: dict[int, int] = {}
+    taken: dict[int, tuple[int, Form]] = {}
     for i, (value, given) in enumerate(zip(graph.inputs, inputs, strict=True)):
         if isinstance(given, OwnedInput):
             terms.append(
@@ -90,9 +96,7 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
         elif isinstance(given, SharedInput):
             if given.ring != policy.ring:
                 raise CometError(f"an input is shared in Z_2^{given.ring} and this function computes in Z_2^{policy.ring}")
-            var = s.b.input(Shared(value.shape, s.ring))
-            taken[var.id] = i
-            terms.append(s.result(value.shape, lambda var=var, given=given: Scaled(var, given.scale)))
+            terms.append(_shared(s, i, given, taken))
         else:
             terms.append(Known(np.asarray(given)))
     outputs = lower_nodes(s, graph, dict(zip(graph.inputs, terms)))
@@ -109,6 +113,19 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     encodings = tuple(by_var[v.id] if v.id in by_var else taken[v.id] for v in program.inputs)
     owners = tuple(x.owner if isinstance(x, OwnedInput) else None for x in inputs)
     return Lowered(program, owners, encodings, tuple(results), policy)
+
+
+def _shared(s: Scope, position: int, given: SharedInput, taken: dict[int, tuple[int, Form]]) -> Joint:
+    def form(name: Form):
+        def make():
+            var = s.b.input(Shared(given.shape, s.ring))
+            taken[var.id] = (position, name)
+            return Scaled(var, given.scale)
+
+        return make
+
+    extra = {"make_centred": form("centred")} if given.centred else {}
+    return s.result(given.shape, form("raw"), **extra)
 
 
 def lower_nodes(s: Scope, graph: Graph, env: dict[Value, Term]) -> list[Term]:

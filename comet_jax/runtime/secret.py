@@ -10,15 +10,17 @@ from comet_jax.errors import SecretLeakError
 
 @dataclass(frozen=True, eq=False)
 class Shares:
-    """The result of a private computation: its scale, its ring's bits, and what this process holds of it.
+    """A value that exists as shares: its scale, its ring's bits, and what this process holds of it.
 
-    ``held``: in one process both parties' shares, in a party's process its own, elsewhere None.
+    ``held``: in one process both parties' shares, in a party's process its own, elsewhere None. ``centred``: likewise
+    for the value without its mean over the last axis, if it was sealed so.
     """
 
     scale: float
     ring: int
     held: Any
-    run: Any = None
+    centred: Any = None
+    has_centred: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from comet_jax.errors import CometError
+from comet_jax.policy import Policy
 from comet_jax.rules.terms import Env
 from comet_jax.runtime.plan import Plan
 from comet_jax.runtime.secret import Secret, Shares
@@ -83,6 +84,10 @@ class Session:
 
     def run(self, plan: Plan, inputs: list[Any]) -> list[Any]:
         """Run ``plan`` on the graph's inputs (secrets and public arrays); the graph's outputs."""
+        raise NotImplementedError
+
+    def seal(self, secret: Secret, policy: Policy) -> Secret:
+        """``secret`` as shares from here on, so that no later step is computed by its owner."""
         raise NotImplementedError
 
     def reveal(self, secrets: list[Secret], to: str) -> list[Any]:
@@ -156,7 +161,7 @@ class LocalSession(Session):
         seconds: dict[str, float] = {}
         with jax.enable_x64(True):
             envs = environments(plan, inputs)
-            mark = _Clock(seconds)
+            mark = Clock(seconds)
             loaded = self._load(plan, envs, inputs)
             mark("load")
             n, loaded.runs = loaded.runs, loaded.runs + 1
@@ -178,9 +183,16 @@ class LocalSession(Session):
 
     def _fresh(self, plan: Plan, position: int, envs, inputs):
         e = plan.lowered.encodings[position]
-        if isinstance(e, int):
-            return inputs[e].payload.held
+        if isinstance(e, tuple):
+            return shares_of(inputs[e[0]], e[1])
         return self.layout.place(*self._split(plan.encode(position, envs[e.owner]), e.group))
+
+    def seal(self, secret: Secret, policy: Policy) -> Secret:
+        with jax.enable_x64(True):
+            forms, scale, group = sealed_forms(secret, policy)
+            held, centred = (self.layout.place(*self._split(x, group)) for x in forms)
+        payload = Shares(scale, policy.ring, held, centred, has_centred=True)
+        return Secret(secret.shape, secret.dtype, None, self, payload)
 
     def reveal(self, secrets: list[Secret], to: str) -> list[Any]:
         out = []
@@ -196,6 +208,19 @@ class LocalSession(Session):
         return out
 
 
+def shares_of(secret: Secret, form: str) -> Any:
+    """What this process holds of a shared value, in the form that a program takes."""
+    return secret.payload.held if form == "raw" else secret.payload.centred
+
+
+def sealed_forms(secret: Secret, policy: Policy) -> tuple[list[np.ndarray], float, Group]:
+    """At its owner: a real value as ring elements, as it is and without its mean; their scale and group."""
+    group, scale = Group(policy.ring), 2.0**policy.numbers.raw
+    value = np.asarray(secret.payload, np.float64)
+    forms = (value, value - value.mean(-1, keepdims=True))
+    return [fixed_point.encode(v, scale, group, name=repr(secret)) for v in forms], scale, group
+
+
 def random_elements(key: np.ndarray, nonce: np.ndarray, shape: tuple[int, ...], group: Group) -> np.ndarray:
     """Uniform elements of a 32- or 64-bit group from a keystream."""
     count = int(np.prod(shape))
@@ -203,7 +228,7 @@ def random_elements(key: np.ndarray, nonce: np.ndarray, shape: tuple[int, ...], 
     return words.view(group.dtype).reshape(shape)
 
 
-class _Clock:
+class Clock:
     """Seconds between marks."""
 
     def __init__(self, into: dict[str, float]):
