@@ -40,4 +40,4 @@ def pack_dealt(supply: Supply, tree: Mapping[int, Any]) -> jax.Array:
     parts = [supply.dealt_layout.pack([tree[op][name] for op, name in supply.dealt])]
     for op, (body, _) in supply.scans.items():
         parts.append(jax.vmap(lambda t, body=body: pack_dealt(body, t))(tree[op]).reshape(-1))
-    return jnp.concatenate(parts)
+    return jax.lax.optimization_barrier(jnp.concatenate(parts))

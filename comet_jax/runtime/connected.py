@@ -264,8 +264,8 @@ class Connected(Session):
 
     def _deal(self, plan: Plan, loaded, number: int, clock: Clock) -> None:
         supply = plan.program.supply
-        masks = [chacha.keystream(k, chacha.nonce(MASKS, number), supply.mask_words) for k in loaded["keys"]]
-        first = chacha.keystream(loaded["keys"][0], chacha.nonce(DEALT, number), supply.dealt_words)
+        masks = [chacha.draw(k, chacha.nonce(MASKS, number), supply.mask_words) for k in loaded["keys"]]
+        first = chacha.draw(loaded["keys"][0], chacha.nonce(DEALT, number), supply.dealt_words)
         second = np.asarray(plan.deal(*masks, first, loaded["masks"]))
         clock("deal")
         self.links["party1"].send("corrections", {"run": number}, {"words": second}, timeout=WAIT)
@@ -273,9 +273,9 @@ class Connected(Session):
 
     def _compute(self, plan: Plan, loaded, number: int, inputs: list[Any], clock: Clock) -> list[Any]:
         supply, place = plan.program.supply, self.layout.place
-        masks = chacha.keystream(loaded["key"], chacha.nonce(MASKS, number), supply.mask_words)
+        masks = chacha.draw(loaded["key"], chacha.nonce(MASKS, number), supply.mask_words)
         if self.party == 0:
-            dealt = chacha.keystream(loaded["key"], chacha.nonce(DEALT, number), supply.dealt_words)
+            dealt = chacha.draw(loaded["key"], chacha.nonce(DEALT, number), supply.dealt_words)
         else:
             dealt = self._corrections(number, supply.dealt_words)
         clock("receive")

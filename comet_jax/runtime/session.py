@@ -165,8 +165,8 @@ class LocalSession(Session):
             loaded = self._load(plan, envs, inputs)
             mark("load")
             n, loaded.runs = loaded.runs, loaded.runs + 1
-            masks = [chacha.keystream(k, chacha.nonce(MASKS, n), program.supply.mask_words) for k in loaded.keys]
-            first = chacha.keystream(loaded.keys[0], chacha.nonce(DEALT, n), program.supply.dealt_words)
+            masks = [chacha.draw(k, chacha.nonce(MASKS, n), program.supply.mask_words) for k in loaded.keys]
+            first = chacha.draw(loaded.keys[0], chacha.nonce(DEALT, n), program.supply.dealt_words)
             second = jax.block_until_ready(plan.deal(*masks, first, loaded.masks))
             mark("deal")
             words = self._compile(plan, "unpack")(self.layout.place(*masks), self.layout.place(first, second))
@@ -224,7 +224,7 @@ def sealed_forms(secret: Secret, policy: Policy) -> tuple[list[np.ndarray], floa
 def random_elements(key: np.ndarray, nonce: np.ndarray, shape: tuple[int, ...], group: Group) -> np.ndarray:
     """Uniform elements of a 32- or 64-bit group from a keystream."""
     count = int(np.prod(shape))
-    words = np.asarray(chacha.keystream(key, nonce, count * group.dtype.itemsize // 4))
+    words = np.asarray(chacha.draw(key, nonce, count * group.dtype.itemsize // 4))
     return words.view(group.dtype).reshape(shape)
 
 

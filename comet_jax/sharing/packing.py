@@ -120,12 +120,12 @@ class Layout:
             parts = [
                 (flat[i] >> flat[i].dtype.type(low)).astype(jnp.uint32) & low_bits for i, low, _ in pieces
             ]
-            block = jnp.concatenate(parts) if len(parts) > 1 else parts[0]
+            block = _joined(parts)
             block = jnp.pad(block, (0, self._words[size] * 32 // size - block.size))
             # Element e goes to word e mod W: rows stay contiguous, so this is a few vector shifts.
             shifts = np.arange(0, 32, size, dtype=np.uint32)[:, None]
             out.append((block.reshape(32 // size, -1) << shifts).sum(0, dtype=jnp.uint32))
-        return jnp.concatenate(out) if out else jnp.zeros(0, jnp.uint32)
+        return _joined(out) if out else jnp.zeros(0, jnp.uint32)
 
     def unpack(self, words: jax.Array) -> list[jax.Array]:
         """The inverse of ``pack``; elements that do not travel come back as zero."""
@@ -148,6 +148,11 @@ class Layout:
                 flat[index] = part if whole is None else whole | part
                 at += n
         return [_expand(a, item) for a, item in zip(flat, self.items)]
+
+
+def _joined(parts: Sequence[jax.Array]) -> jax.Array:
+    # The barrier keeps XLA from fusing the concatenation into what reads it, element by element: several times slower.
+    return jax.lax.optimization_barrier(jnp.concatenate(parts)) if len(parts) > 1 else parts[0]
 
 
 def _compact(array: jax.Array, item: Item) -> jax.Array:
