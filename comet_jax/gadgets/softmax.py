@@ -27,9 +27,7 @@ TOP = 27  # the level where the maximum is put
 DEALT, PUBLIC = 22, 16  # scales of the exponential's two factors
 
 
-def softmax(
-    b: Builder, s: Var, *, scale: float, where: Where | None, ring: int, fraction: int
-) -> tuple[Var, float]:
+def softmax(b: Builder, s: Var, *, scale: float, where: Where | None, ring: int, fraction: int) -> tuple[Var, float]:
     """[softmax(s)] in Z_2^ring and its scale, 2^fraction. Elements outside ``where`` get zero and cost nothing."""
     t = s.shape[-1]
     level_bits = round(math.log2(4 * scale))

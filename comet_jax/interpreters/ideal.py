@@ -82,9 +82,7 @@ def _enter(wire, x):
 
 
 def _scan(scan: Scan, coins: Coins, args):
-    plain = [
-        a.v if isinstance(a, Plain) else Group(a.wire.group.bits).cast(a.y.view(jnp.uint64)) for a in args
-    ]
+    plain = [a.v if isinstance(a, Plain) else Group(a.wire.group.bits).cast(a.y.view(jnp.uint64)) for a in args]
     carry, stacked = plain[: scan.carries], plain[scan.carries :]
     if isinstance(coins, Drawn):
         key, nonce = coins.key, coins.nonce

@@ -95,7 +95,9 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
             )
         elif isinstance(given, SharedInput):
             if given.ring != policy.ring:
-                raise CometError(f"an input is shared in Z_2^{given.ring} and this function computes in Z_2^{policy.ring}")
+                raise CometError(
+                    f"an input is shared in Z_2^{given.ring} and this function computes in Z_2^{policy.ring}"
+                )
             terms.append(_shared(s, i, given, taken))
         else:
             terms.append(Known(np.asarray(given)))

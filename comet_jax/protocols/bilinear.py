@@ -137,9 +137,7 @@ class Product(Protocol):
             dealer.give(name, values[name], Group(64 - weight), y.wire.where)
         return self.outputs(y.wire, y64, i.wire, i64)
 
-    def online(
-        self, party: Party, material: Material, y: OpenedShare, y64: Share, i: OpenedShare, i64: Share
-    ):
+    def online(self, party: Party, material: Material, y: OpenedShare, y64: Share, i: OpenedShare, i64: Share):
         z64 = y64.wire.group
         spread = lambda a: self._spread(a, y.wire.shape)
         py, wy, pi, wi = y.public(z64), y.wrapped(z64), spread(i.public(z64)), spread(i.wrapped(z64))

@@ -57,9 +57,7 @@ def _fit(points, values, period, terms, parity):
     return dict(zip(places, solution)), float(np.abs(a @ solution - y).max())
 
 
-def fit(
-    f, low: float, high: float, *, unit: float, period: int, terms: int, scale: int, parity: str = "both"
-):
+def fit(f, low: float, high: float, *, unit: float, period: int, terms: int, scale: int, parity: str = "both"):
     """The series for ``f`` on [low, high], and its largest error there.
 
     ``unit``: what one step of the wire is worth; the period is 2^period steps. ``scale``: fraction bits of the

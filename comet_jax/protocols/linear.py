@@ -36,9 +36,7 @@ class Table:
     def __repr__(self):
         from hashlib import sha256
 
-        return (
-            f"Table({self.values.dtype}{self.values.shape}, {sha256(self.values.tobytes()).hexdigest()[:16]})"
-        )
+        return f"Table({self.values.dtype}{self.values.shape}, {sha256(self.values.tobytes()).hexdigest()[:16]})"
 
 
 @dataclass(frozen=True)
@@ -184,9 +182,7 @@ class Rearrange(Protocol):
         if isinstance(xs[0], Share):
             return (self.apply(*(x.x for x in xs)),)
         (wire,) = self.outputs(*(x.wire for x in xs))
-        part = lambda name: (
-            None if getattr(xs[0], name) is None else self.apply(*(getattr(x, name) for x in xs))
-        )
+        part = lambda name: None if getattr(xs[0], name) is None else self.apply(*(getattr(x, name) for x in xs))
         return (OpenedShare(wire, part("c"), part("r"), part("x")),)
 
     def ideal(self, coins, *xs):

@@ -209,7 +209,8 @@ def masked(s: Scope, x: Joint, keep: np.ndarray) -> Joint:
 
     def refuse(*_):
         raise ValueError(
-            "minus infinity is no number in fixed point: scores masked by it can only go to a softmax over the last axis"
+            "minus infinity is no number in fixed point: scores masked by it can only go to a softmax over "
+            "the last axis"
         )
 
     where = Where(np.ascontiguousarray(np.broadcast_to(keep, x.shape)))

@@ -20,7 +20,9 @@ def scan(s: Scope, node: Node, *terms: Term):
     consts, carries = p["num_consts"], p["num_carry"]
     if len(node.outputs) > carries:
         raise ValueError("a scan over secrets that stacks outputs has no private rule yet: carry what you need")
-    inits = [s.joint(t) if not isinstance(t, Known) else _refuse_public(i) for i, t in enumerate(terms[consts:][:carries])]
+    inits = [
+        s.joint(t) if not isinstance(t, Known) else _refuse_public(i) for i, t in enumerate(terms[consts:][:carries])
+    ]
     layers = _Layers(s, body, terms[:consts], terms[consts + carries :], carries, p["length"], bool(p.get("reverse")))
     wanted = cache(lambda: layers.emit(inits, _demands(s.consumers, node.outputs)))
 

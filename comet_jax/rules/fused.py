@@ -2,7 +2,6 @@
 
 import math
 
-
 from comet_jax.gadgets.activations import SMOOTH, relu, smooth
 from comet_jax.gadgets.bits import at_least, open_truncated
 from comet_jax.gadgets.inverse import inverse
@@ -156,5 +155,3 @@ def sqrt(s: Scope, node, x: Joint):
     inverse = rsqrt(s, node, x)
     root = multiply(s, node, x, inverse)
     return Joint(x.shape, root.make_raw, root.make_operand, inverse=inverse)
-
-

@@ -92,7 +92,8 @@ def dynamic_slice(s: Scope, node, x: Term, *starts: Term):
         raise ValueError("slicing at a secret place has no private rule")
     sizes, joint = node.params["slice_sizes"], s.joint(x)
     begin = tuple(
-        int(np.clip(i.value, 0, n - k)) for i, n, k in zip(starts, joint.shape, sizes)  # type: ignore[union-attr]
+        int(np.clip(i.value, 0, n - k))
+        for i, n, k in zip(starts, joint.shape, sizes)  # type: ignore[union-attr]
     )
     end = tuple(b + k for b, k in zip(begin, sizes))
     last = sizes[-1] == joint.shape[-1]
@@ -179,5 +180,3 @@ def follow(owned: Owned, node) -> "Owned | None":
     if node.op == "convert_element_type":
         return vector
     return vector if node.op in ("reshape", "squeeze", "expand_dims") else None
-
-

@@ -108,7 +108,8 @@ class Joint:
     """A value that nobody knows. The ``make_`` functions emit operations; use the properties, which do so once.
 
     ``raw``: shares at a natural scale. ``centred``: the value minus its mean over the last axis, or None if that has
-    no cheap form. ``operand``: opened at the full ring. ``inverse``: 1 / value where a cheap form exists. ``flag``: a boolean, as an opened bit.
+    no cheap form. ``operand``: opened at the full ring. ``inverse``: 1 / value where a cheap form exists. ``flag``: a
+    boolean, as an opened bit.
     """
 
     shape: tuple[int, ...]

@@ -28,7 +28,8 @@ from comet_jax.policy import Policy
 from comet_jax.rules.terms import Env
 from comet_jax.runtime import credentials as keys
 from comet_jax.runtime.handshake import compare_transcripts, hello, shake
-from comet_jax.runtime.link import Link, connect as dial, listen
+from comet_jax.runtime.link import Link, listen
+from comet_jax.runtime.link import connect as dial
 from comet_jax.runtime.plan import Plan
 from comet_jax.runtime.secret import Secret, Shares
 from comet_jax.runtime.session import (
@@ -132,9 +133,12 @@ class Connected(Session):
 
         dialled = PARTIES[: self.party] if self.party is not None else PARTIES
         for peer in dialled:
-            add(peer, lambda purpose, peer=peer: dial(
-                self.credentials, peer, tuple(self.addresses[peer]), purpose, timeout=self.timeout
-            ))
+            add(
+                peer,
+                lambda purpose, peer=peer: dial(
+                    self.credentials, peer, tuple(self.addresses[peer]), purpose, timeout=self.timeout
+                ),
+            )
         if self.party is not None:
             others = [r for r in ROLES if r not in PARTIES] + [p for p in PARTIES if p > self.role]
             host, port = self.addresses[self.role]
@@ -235,7 +239,9 @@ class Connected(Session):
             masks = []
             for n, i in enumerate(plan.static):
                 e = encodings[i]
-                masks.append(e.group.add(*(random_elements(k, chacha.nonce(STATIC, n), e.shape, e.group) for k in both)))  # type: ignore[union-attr]
+                masks.append(
+                    e.group.add(*(random_elements(k, chacha.nonce(STATIC, n), e.shape, e.group) for k in both))
+                )  # type: ignore[union-attr]
             loaded.update(keys=both, masks=masks)
         elif self.party is None:
             self._share_out(plan, self._owned(plan, plan.static), envs, "weights", 0)
@@ -399,5 +405,3 @@ class Connected(Session):
                 raise CometError(f"{party} sent a result of the wrong shape or type")
             shares.append(x)
         return fixed_point.decode(group.add(*shares), secret.payload.scale, group, secret.dtype)
-
-

@@ -28,7 +28,7 @@ from cryptography.x509.oid import NameOID
 
 from comet_jax.runtime.errors import CredentialsError
 
-ROLES = ("dealer", "party0", "party1", "client", "owner")
+ROLES = ("dealer", "party0", "party1", "client", "model")
 """Every role of a private inference."""
 
 

@@ -1,8 +1,8 @@
 """Memory that was freed stays with the process, so that the next run need not ask the operating system for it again.
 
-A private run allocates and frees hundreds of megabytes of short-lived arrays. By default glibc hands large ones back to
-the kernel at once, and every run pays for mapping and clearing the pages anew; on virtual machines whose host takes free
-memory away, that costs several times the computation. One heap that only grows avoids it.
+A private run allocates and frees hundreds of megabytes of short-lived arrays. By default glibc hands large ones back
+to the kernel at once, and every run pays for mapping and clearing the pages anew; on virtual machines whose host takes
+free memory away, that costs several times the computation. One heap that only grows avoids it.
 """
 
 import ctypes

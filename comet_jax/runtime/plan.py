@@ -46,7 +46,9 @@ class Plan:
     def digest(self) -> str:
         """SHA-256 of everything that the parties must agree on: program, scales, results, policy."""
         results = [(r.shape, str(r.dtype), r.scale) for r in self.lowered.results]
-        inputs = [(e.owner, e.static, e.scale, e.name) if isinstance(e, Encoding) else e for e in self.lowered.encodings]
+        inputs = [
+            (e.owner, e.static, e.scale, e.name) if isinstance(e, Encoding) else e for e in self.lowered.encodings
+        ]
         text = f"{self.program.digest} {inputs} {results} {self.lowered.policy}"
         return sha256(text.encode()).hexdigest()
 
@@ -96,7 +98,9 @@ class Plan:
     def deal(self) -> Callable[..., jax.Array]:
         """At the dealer: party 1's corrections from the masks of both, party 0's words and the weights' masks."""
         supply = self.program.supply
-        core = jax.jit(lambda *trees, masks: deal(self.program, trees[:2], trees[2], self._by_input(self.static, masks)))
+        core = jax.jit(
+            lambda *trees, masks: deal(self.program, trees[:2], trees[2], self._by_input(self.static, masks))
+        )
         arrays = {kind: jax.jit(partial(unpack, supply, kind)) for kind in ("masks", "dealt")}
         pack = jax.jit(partial(pack_dealt, supply))
 

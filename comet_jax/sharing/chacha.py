@@ -29,7 +29,7 @@ def nonce(*words: int) -> np.ndarray:
 
 
 def draw(key: np.ndarray, nonce: np.ndarray, words: int) -> np.ndarray | jax.Array:
-    """``keystream`` for a caller outside compiled code: by OpenSSL where arrays live on the host, else on the device."""
+    """``keystream`` outside compiled code: by OpenSSL where arrays live on the host, else on the device."""
     if jax.default_backend() != "cpu":
         return keystream(key, nonce, words)
     _check(words)

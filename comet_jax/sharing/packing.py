@@ -117,9 +117,7 @@ class Layout:
             if not self._words[size]:
                 continue
             low_bits = np.uint32((1 << size) - 1)
-            parts = [
-                (flat[i] >> flat[i].dtype.type(low)).astype(jnp.uint32) & low_bits for i, low, _ in pieces
-            ]
+            parts = [(flat[i] >> flat[i].dtype.type(low)).astype(jnp.uint32) & low_bits for i, low, _ in pieces]
             block = _joined(parts)
             block = jnp.pad(block, (0, self._words[size] * 32 // size - block.size))
             # Element e goes to word e mod W: rows stay contiguous, so this is a few vector shifts.

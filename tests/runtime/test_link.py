@@ -257,7 +257,7 @@ def test_a_role_that_is_not_allowed_is_refused_and_others_are_served(load, both)
         address = ("127.0.0.1", listener.port)
         accepted, refused, served = both(
             lambda: listener.accept("client", "x", 10),
-            lambda: connect(load("owner"), "party0", address, "x", timeout=5),
+            lambda: connect(load("model"), "party0", address, "x", timeout=5),
             lambda: (time.sleep(0.3), connect(load("client"), "party0", address, "x", timeout=5))[1],
         )
         assert "party0 at 127.0.0.1" in str(refused)
@@ -266,7 +266,7 @@ def test_a_role_that_is_not_allowed_is_refused_and_others_are_served(load, both)
         assert accepted.receive().kind == "hi"
         served.close(), accepted.close()
         with pytest.raises(LinkError, match="does not listen for 'owner'"):
-            listener.accept("owner", "x", 1)
+            listener.accept("model", "x", 1)
 
 
 def test_links_wait_for_their_accept_by_role_and_purpose(load, both):
