@@ -72,8 +72,8 @@ class Lowered:
     """A program with the meaning of its inputs and outputs.
 
     ``inputs``: one an input of the graph: its owner, or None for one that is public or shared already.
-    ``encodings``: one a program input, or the position and form of the ``SharedInput`` that it takes. ``results``: one an
-    output of the graph; those with a scale are the program's outputs, in order.
+    ``encodings``: one a program input, or the position and form of the ``SharedInput`` that it takes.
+    ``results``: one an output of the graph; those with a scale are the program's outputs, in order.
     """
 
     program: Program

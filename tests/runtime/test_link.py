@@ -261,11 +261,11 @@ def test_a_role_that_is_not_allowed_is_refused_and_others_are_served(load, both)
             lambda: (time.sleep(0.3), connect(load("client"), "party0", address, "x", timeout=5))[1],
         )
         assert "party0 at 127.0.0.1" in str(refused)
-        assert "refused owner: party0 listens here for client, not for owner" in str(refused)
+        assert "refused model: party0 listens here for client, not for model" in str(refused)
         served.send("hi")
         assert accepted.receive().kind == "hi"
         served.close(), accepted.close()
-        with pytest.raises(LinkError, match="does not listen for 'owner'"):
+        with pytest.raises(LinkError, match="does not listen for 'model'"):
             listener.accept("model", "x", 1)
 
 
