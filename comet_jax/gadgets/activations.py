@@ -9,7 +9,7 @@ from comet_jax.gadgets.bits import at_least, open_truncated
 from comet_jax.ir.program import Builder, Var
 from comet_jax.protocols.fourier import Fourier, fit
 from comet_jax.protocols.linear import Combine
-from comet_jax.protocols.opening import Lift
+from comet_jax.protocols.opening import Lift, Open
 from comet_jax.protocols.selection import Gate
 
 
@@ -44,8 +44,11 @@ def smooth(
     w = open_truncated(b, x, shift=shift, width=width + 1)
     y = b.emit(Lift(ring), w)
     bits = math.floor(math.log2(scale))
-    period = bits + math.ceil(math.log2(2.9 * limit * scale / 2.0**bits))
-    period = min(period, 16, w.bits)
+    period = min(bits + math.ceil(math.log2(2.9 * limit * scale / 2.0**bits)), w.bits)
+    # The table of cosines has 2^16 entries: where x is finer than that, the series reads a coarser opening of it.
+    coarser = max(0, period - 16)
+    period -= coarser
+    v = b.emit(Open(period, shift + coarser), x) if coarser else w
     precise = ring == 64
     coefficient, fraction = (18, 18) if precise else (11, 12)
     # The comparison may err by its ignored bits, so the series must hold a little beyond the limit.
@@ -58,7 +61,7 @@ def smooth(
             even,
             -margin,
             margin,
-            unit=1 / scale,
+            unit=2.0**coarser / scale,
             period=period,
             terms=terms,
             scale=coefficient,
@@ -67,7 +70,7 @@ def smooth(
         if error < tolerance:
             break
     assert series is not None
-    h = b.emit(Fourier(series, fraction, ring), w)
+    h = b.emit(Fourier(series, fraction, ring), v)
     height = bits + 2 + math.ceil(math.log2(limit)) + 1
     hw = open_truncated(b, h, shift=coefficient + fraction - bits, width=height)
     edge = round(limit * scale)

@@ -22,7 +22,8 @@ class Simulated:
 
     def compile(self, fn: Callable) -> Callable:
         """``fn`` for both parties."""
-        return jax.jit(jax.vmap(fn, axis_name=AXIS))
+        # The size is said, for programs that take no arrays.
+        return jax.jit(jax.vmap(fn, axis_name=AXIS, axis_size=2))
 
     def place(self, *by_party: Any) -> Any:
         """Trees of both parties' arrays as one tree."""
