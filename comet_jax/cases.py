@@ -1,28 +1,34 @@
 """The functions that are measured: shapes, inputs and plain JAX code of each benchmark case.
 
 Inputs are drawn from fixed seeds in a fixed order, so that other systems can be given the same numbers. In every case
-the weights are the model owner's and ``x`` is the client's; both are secret.
+the weights are the model owner's and ``x`` is the client's; both are secret. A measured ``x`` is sealed, as if earlier
+layers had made it: what depends on the client's numbers alone, the client would compute in the clear.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from comet_jax.errors import CometError
+from comet_jax.models import byte_lm
 
 WIDTH, HIDDEN, HEADS, LAYERS = 768, 3072, 12, 12
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case: ``function(weights, x)`` with concrete float32 inputs."""
+    """One case: ``function(weights, x)`` with concrete inputs. ``sealed``: x is nobody's when the function starts."""
 
     name: str
     tokens: int
     function: Callable[..., jax.Array]
-    weights: dict[str, np.ndarray]
+    weights: dict[str, Any]
     x: np.ndarray
+    sealed: bool = True
 
 
 def _generator(tag: str) -> np.random.Generator:
@@ -130,6 +136,14 @@ def _layer(tokens: int) -> Case:
     return Case("layer", tokens, decoder_layer, p, _real(r.normal(0, 1, (tokens, WIDTH))))
 
 
+def _byte_lm(tokens: int) -> Case:
+    config, weights = byte_lm.load()
+    if tokens > config.context:
+        raise CometError(f"the bundled model has {config.context} positions, not {tokens}")
+    x = _generator("byte_lm").integers(32, 127, tokens).astype(np.int32)
+    return Case("byte_lm", tokens, byte_lm.ByteLM(config).apply, weights, x, sealed=False)
+
+
 gelu = lambda x: jax.nn.gelu(x, approximate=True)
 
 # Name -> (maker, tokens by default).
@@ -143,11 +157,17 @@ CASES: dict[str, tuple[Callable[[int], Case], int]] = {
     "ffn": (_ffn, 64),
     "layer": (_layer, 64),
     "opt125m": (lambda t: _stack("opt125m", t, f"opt125m_T{t}", jax.nn.relu), 16),
+    "byte_lm": (_byte_lm, 64),
     "gpt2": (lambda t: _stack("gpt2", t, f"gpt2_T{t}", gelu), 128),
 }
 
 
 def make(name: str, tokens: int | None = None) -> Case:
     """The case ``name`` for ``tokens`` tokens; element-wise cases have 65,536 elements whatever the tokens."""
+    if name not in CASES:
+        raise CometError(f"there is no case {name!r}: the cases are {', '.join(CASES)}")
     maker, default = CASES[name]
-    return maker(default if tokens is None else tokens)
+    tokens = default if tokens is None else tokens
+    if tokens < 1:
+        raise CometError(f"a case needs at least one token, not {tokens}")
+    return maker(tokens)

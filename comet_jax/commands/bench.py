@@ -1,0 +1,105 @@
+"""``comet-jax bench``: run a case and print what it took, as a table or as one JSON object."""
+
+import json
+import statistics
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import jax
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import comet_jax as cj
+from comet_jax import cases
+from comet_jax.commands import jobs, local
+from comet_jax.commands.jobs import Job
+from comet_jax.errors import CometError
+from comet_jax.runtime.memory import keep_freed_memory
+
+CaseName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(cases.CASES) + "}")]
+Runtime = Literal["simulated", "devices", "processes"]
+
+MEANING = {
+    "rounds": "rounds of communication",
+    "online_bytes": "bytes sent by one party (both send the same)",
+    "offline_bytes": "bytes sent by the dealer, ahead of time",
+    "wall_s": "seconds online, the slower party's: from shared inputs to shares of the result",
+    "offline_wall_s": "seconds of a party's own work ahead of time",
+    "dealer_wall_s": "seconds of the dealer's work ahead of time",
+    "plain_wall_s": "seconds of the same function in the clear, float32, compiled",
+    "compile_s": "seconds that the first run takes longer: tracing, compiling, loading weights",
+    "max_abs_err": "largest difference from the result in the clear",
+}
+
+
+def bench(
+    case: tyro.conf.Positional[CaseName],
+    *,
+    tokens: int | None = None,
+    ring: Literal[32, 64] = 32,
+    runtime: Runtime = "simulated",
+    runs: int = 5,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Run a case and report bytes, rounds, seconds (medians) and error.
+
+    Args:
+        case: what to run.
+        tokens: how many tokens; by default the case's own.
+        ring: bits of the ring.
+        runtime: both parties on one device, on two devices of this process, or all roles as processes.
+        runs: timed runs, after one that compiles.
+        as_json: print one JSON object.
+    """
+    found = measure(Job(job=case, tokens=tokens, runs=runs, ring=ring), runtime)
+    if as_json:
+        print(json.dumps(found))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in found.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        table.add_row(name, shown, MEANING.get(name, ""))
+    Console().print(table)
+
+
+def measure(job: Job, runtime: Runtime) -> dict[str, Any]:
+    """The figures of one case, as ``bench --json`` prints them."""
+    if job.runs < 1:
+        raise CometError(f"--runs {job.runs}: at least one run is needed to measure")
+    tokens = cases.make(job.job, job.tokens).tokens
+    found = _in_processes(job) if runtime == "processes" else _in_this_process(job, runtime)
+    return {"case": job.job, "tokens": tokens, "ring": job.ring, "runtime": runtime, "runs": job.runs, **found}
+
+
+def _in_this_process(job: Job, runtime: Runtime) -> dict[str, Any]:
+    keep_freed_memory()
+    if runtime == "devices":
+        jax.config.update("jax_num_cpu_devices", 2)
+    with cj.Session.devices() if runtime == "devices" else cj.Session.simulated() as session:
+        figures = jobs.run_case(session, job)
+    runs = [r.seconds for r in session.reports[1:]]
+    first = session.reports[0]
+    counts = {"rounds": first.rounds, "online_bytes": first.online_bytes, "offline_bytes": first.offline_bytes}
+    return counts | _walls(runs, runs, lambda s: s["online"]) | figures
+
+
+def _in_processes(job: Job) -> dict[str, Any]:
+    with local.started(job) as roles:
+        roles.wait()
+        dealer, client = roles.report("dealer"), roles.report("client")
+        parties = [[r["seconds"] for r in roles.report(f"party{i}")["runs"][1:]] for i in (0, 1)]
+    first = client.pop("runs")[0]
+    counts = {name: first[name] for name in ("rounds", "online_bytes", "offline_bytes")}
+    # The slower party of each run. What follows the computation (hashing what was opened) belongs to it.
+    online = lambda s: s["online"] + s.get("hash", 0.0)
+    slower = [max(pair, key=online) for pair in zip(*parties)]
+    return counts | _walls(slower, [r["seconds"] for r in dealer["runs"][1:]], online) | client
+
+
+def _walls(parties: list[dict], dealer: list[dict], online: Callable[[dict], float]) -> dict[str, float]:
+    return {
+        "wall_s": statistics.median(map(online, parties)),
+        "offline_wall_s": statistics.median(s["offline"] for s in parties),
+        "dealer_wall_s": statistics.median(s["deal"] for s in dealer),
+    }
