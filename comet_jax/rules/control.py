@@ -23,13 +23,12 @@ def scan(s: Scope, node: Node, *terms: Term):
     inits = [
         s.joint(t) if not isinstance(t, Known) else _refuse_public(i) for i, t in enumerate(terms[consts:][:carries])
     ]
-    layers = _Layers(s, body, terms[:consts], terms[consts + carries :], carries, p["length"], bool(p.get("reverse")))
-    wanted = cache(lambda: layers.emit(inits, _demands(s.consumers, node.outputs)))
+    layers = _Layers(s, body, terms[:consts], terms[consts + carries :], inits, p["length"], bool(p.get("reverse")))
+    wanted = cache(lambda: layers.emit(_demands(s.consumers, node.outputs, layers.centred)))
 
     def carried(i: int) -> Joint:
         form = lambda name: lambda: Scaled(wanted()[i, name], s.raw_scale)
-        can_centre = layers.can_centre(i)
-        extra = {"make_centred": form("centred")} if can_centre else {}
+        extra = {"make_centred": form("centred")} if i in layers.centred else {}
         return s.result(node.outputs[i].shape, form("raw"), **extra)
 
     return [carried(i) for i in range(carries)]
@@ -39,32 +38,43 @@ def _refuse_public(i: int):
     raise ValueError(f"carry {i} of a scan over secrets starts public and ends secret: share its first value")
 
 
-def _demands(consumers: dict[Value, list[Node]], outputs) -> set[Form]:
-    """The forms of the results that later nodes may ask for."""
+def _demands(consumers: dict[Value, list[Node]], outputs, centred: set[int]) -> set[Form]:
+    """The forms of the results that later nodes may ask for. ``centred``: the carries that have this form."""
     found: set[Form] = set()
     for i, value in enumerate(outputs):
         ops = {n.op for n in consumers.get(value, [])}
-        if "layer_norm_core" in ops or "add" in ops:
+        if i in centred and ("layer_norm_core" in ops or "add" in ops):
             found.add((i, "centred"))
-        if ops != {"layer_norm_core"}:
+        if i not in centred or ops != {"layer_norm_core"}:
             found.add((i, "raw"))
     return found
 
 
 class _Layers:
-    """The body of one scan, lowered for a set of forms of its carries."""
+    """The body of one scan, lowered for a set of forms of its carries.
 
-    def __init__(self, outer: Scope, body: Graph, consts, stacked, carries: int, length: int, reverse: bool):
-        self.outer, self.body, self.carries, self.length = outer, body, carries, length
+    ``centred``: the carries that can be handed on without their mean: sums of linear layers (pre-norm stacks), not
+    results of a normalisation's scale and shift (post-norm stacks).
+    """
+
+    def __init__(self, outer: Scope, body: Graph, consts, stacked, inits: list[Joint], length: int, reverse: bool):
+        self.outer, self.body, self.inits, self.carries, self.length = outer, body, inits, len(inits), length
         self.consts, self.stacked = consts, stacked
         self.order = range(length)[::-1] if reverse else range(length)
         for term in stacked:
             if not isinstance(term, Owned):
                 raise ValueError("a scan over secrets runs over its owner's arrays (stacked weights) only")
+        self.centred = {i for i, x in enumerate(inits) if x.make_centred}
+        self._drop_what_cannot_be_centred()
 
-    def can_centre(self, i: int) -> bool:
-        _, _, outputs, _ = self._lower(set())
-        return isinstance(outputs[i], Joint) and outputs[i].make_centred is not None
+    def _drop_what_cannot_be_centred(self) -> None:
+        # A carry that drops out may take others with it.
+        while True:
+            outputs = self._lower(set())[2]
+            kept = {i for i in self.centred if isinstance(x := outputs[i], Joint) and x.make_centred}
+            if kept == self.centred:
+                return
+            self.centred = kept
 
     def _lower(self, forms: set[Form]):
         """Lower the body; returns its scope, the wires of the carry forms in use, its outputs, and the new forms."""
@@ -84,7 +94,8 @@ class _Layers:
 
                 return make
 
-            return scope.result(shape, form("raw"), make_centred=form("centred"))
+            extra = {"make_centred": form("centred")} if i in self.centred else {}
+            return scope.result(shape, form("raw"), **extra)
 
         slices = [
             Owned(t.owner, v.shape, v.dtype, lambda env, v=v: env.input(v), t.name)
@@ -101,7 +112,7 @@ class _Layers:
             wires[i, name] = scope.rescale(got, scope.raw_scale).var
         return scope, carried, outputs, wires
 
-    def emit(self, inits: list[Joint], forms: set[Form]) -> dict[Form, Var]:
+    def emit(self, forms: set[Form]) -> dict[Form, Var]:
         """Emit the scan for ``forms`` and those that the body needs of its own carries."""
         while True:
             scope, carried, _, wires = self._lower(forms)
@@ -111,9 +122,8 @@ class _Layers:
         keys = sorted(forms)
         first = []
         for i, name in keys:
-            form = inits[i].raw if name == "raw" else inits[i].centred
-            if form is None:
-                raise ValueError(f"carry {i} of a scan starts as a value that cannot be centred cheaply")
+            form = self.inits[i].raw if name == "raw" else self.inits[i].centred
+            assert form is not None
             first.append(self.outer.rescale(form, self.outer.raw_scale).var)
         # A form that the body hands on without reading it still needs an input.
         inputs = [carried.get(k) or scope.b.input(wires[k].wire) for k in keys]
