@@ -27,9 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
 from comet_jax.runtime.errors import CredentialsError
-
-ROLES = ("dealer", "party0", "party1", "client", "model")
-"""Every role of a private inference."""
+from comet_jax.runtime.roles import ROLES as ROLES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 The same traced functions serve every runtime; only how two parties are laid out differs (``Layout`` of runtime/spmd).
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,6 +24,7 @@ from comet_jax.passes.lower import Lowered
 from comet_jax.protocols.protocol import Party
 from comet_jax.rules.scope import Encoding
 from comet_jax.rules.terms import Env, Known
+from comet_jax.runtime.crossing import Messages, planned
 from comet_jax.runtime.secret import Secret, Shares
 from comet_jax.sharing import fixed_point
 from comet_jax.sharing.wires import Opened
@@ -67,6 +69,12 @@ class Plan:
         for i, x in zip(positions, values, strict=True):
             out[i] = x
         return out
+
+    def messages(self, name: str, *args: Any) -> Messages:
+        """What a party sends in one call of its program ``name`` with ``args``, which have an axis for both parties."""
+        if name == "online":
+            return planned(self.program)
+        return Counter({args[0].nbytes // 2: 1} if name == "load" and args[0].size else {})
 
     # What each role runs. Traced under 64-bit types, which the rings need.
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import jax
@@ -24,6 +25,9 @@ from comet_jax.sharing.groups import Group
 
 _current: ContextVar["Session | None"] = ContextVar("session", default=None)
 
+# The roles that own secrets and may be shown some. The others, the servers, compute on what they cannot see.
+OWNERS = ("client", "model")
+
 # Purposes of a keystream, the first word of its nonce: one key serves masks, dealt arrays and weights apart.
 MASKS, DEALT, STATIC, INPUT = range(4)
 
@@ -34,6 +38,18 @@ def current() -> "Session":
     if session is None:
         raise CometError("there is no session here: use `with cj.Session.simulated():` around secrets")
     return session
+
+
+def refuse_nesting() -> None:
+    """Raises ``CometError`` inside a session: secrets of two sessions would mix."""
+    if _current.get() is not None:
+        raise CometError("a session is open here already: leave it before entering another, their secrets do not mix")
+
+
+def check_owner(role: str, what: str) -> None:
+    """Raises ``CometError`` unless ``role`` may own secrets and see results; ``what`` completes the message."""
+    if role not in OWNERS:
+        raise CometError(f"{what} {role!r}: only {' and '.join(OWNERS)} own data, all other roles must not see any")
 
 
 @dataclass
@@ -50,7 +66,7 @@ class Session:
     """Base of all sessions. Use as a context manager."""
 
     def __init__(self) -> None:
-        self.plans: dict[Any, Plan] = {}
+        self.plans: dict[Any, tuple[Plan, Any]] = {}
         self.reports: list[Report] = []
         self._tokens: list[Any] = []
 
@@ -72,6 +88,7 @@ class Session:
         return connect(**options)
 
     def __enter__(self) -> Self:
+        refuse_nesting()
         self._tokens.append(_current.set(self))
         return self
 
@@ -128,7 +145,7 @@ class LocalSession(Session):
     def _compile(self, plan: Plan, name: str):
         key = (plan, name)
         if key not in self._compiled:
-            self._compiled[key] = self.layout.compile(getattr(plan, name))
+            self._compiled[key] = self.layout.compile(name, getattr(plan, name), partial(plan.messages, name))
         return self._compiled[key]
 
     def _split(self, elements: np.ndarray, group: Group) -> tuple[np.ndarray, np.ndarray]:
@@ -195,6 +212,7 @@ class LocalSession(Session):
         return Secret(secret.shape, secret.dtype, None, self, payload)
 
     def reveal(self, secrets: list[Secret], to: str) -> list[Any]:
+        check_owner(to, "nothing is revealed to")
         out = []
         for secret in secrets:
             if isinstance(secret.payload, Shares):
@@ -217,7 +235,8 @@ def sealed_forms(secret: Secret, policy: Policy) -> tuple[list[np.ndarray], floa
     """At its owner: a real value as ring elements, as it is and without its mean; their scale and group."""
     group, scale = Group(policy.ring), 2.0**policy.numbers.raw
     value = np.asarray(secret.payload, np.float64)
-    forms = (value, value - value.mean(-1, keepdims=True))
+    # One number, or none, has no mean that anything could ask for.
+    forms = (value, value - value.mean(-1, keepdims=True) if value.ndim and value.size else value)
     return [fixed_point.encode(v, scale, group, name=repr(secret)) for v in forms], scale, group
 
 

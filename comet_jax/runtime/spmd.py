@@ -13,6 +13,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from comet_jax.errors import CometError
 from comet_jax.interpreters.online import AXIS
+from comet_jax.runtime import crossing
+
+Plan = Callable[..., crossing.Messages]
+"""The messages that a program sends, from its arguments."""
 
 
 class Simulated:
@@ -20,8 +24,8 @@ class Simulated:
 
     parties = (0, 1)
 
-    def compile(self, fn: Callable) -> Callable:
-        """``fn`` for both parties."""
+    def compile(self, name: str, fn: Callable, plan: Plan) -> Callable:
+        """``fn`` for both parties. Nothing crosses in one program, so ``name`` and ``plan`` do not matter."""
         # The size is said, for programs that take no arrays.
         return jax.jit(jax.vmap(fn, axis_name=AXIS, axis_size=2))
 
@@ -42,21 +46,35 @@ class OnMesh:
         self.parties = parties
         self._sharding = NamedSharding(self.mesh, PartitionSpec(AXIS))
 
-    def compile(self, fn: Callable) -> Callable:
-        """``fn`` for each party on its own device."""
+    def compile(self, name: str, fn: Callable, plan: Plan) -> Callable:
+        """``fn`` for each party on its own device.
+
+        It is compiled when it first gets arguments of some shapes, and then raises ``CrossingError`` unless it sends
+        what ``plan`` says for these arguments.
+        """
 
         def one(*args):
             out = fn(*jax.tree.map(lambda x: x[0], args))
             return jax.tree.map(lambda x: x[None], out)
 
         spec = PartitionSpec(AXIS)
-        return jax.jit(jax.shard_map(one, mesh=self.mesh, in_specs=spec, out_specs=spec, check_vma=False))
+        jitted = jax.jit(jax.shard_map(one, mesh=self.mesh, in_specs=spec, out_specs=spec, check_vma=False))
+        compiled: dict[Any, Callable] = {}
+
+        def call(*args):
+            shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(args))
+            if shapes not in compiled:
+                compiled[shapes] = jitted.lower(*args).compile()
+                crossing.check(name, compiled[shapes].as_text(), plan(*args))
+            return compiled[shapes](*args)
+
+        return call
 
     def place(self, *by_party: Any) -> Any:
         """Trees of this process's parties' arrays as one tree of global arrays."""
 
         def globally(*xs):
-            stacked = np.stack([np.asarray(x) for x in xs])
+            stacked = np.asarray(xs[0])[None] if len(xs) == 1 else np.stack([np.asarray(x) for x in xs])
             out = jax.make_array_from_process_local_data(self._sharding, stacked, (2, *stacked.shape[1:]))
             if out.dtype != stacked.dtype:
                 raise CometError(f"{stacked.dtype} became {out.dtype}: 64-bit types are not enabled")

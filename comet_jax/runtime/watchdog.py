@@ -11,7 +11,7 @@ happened and ends the process at once (`os._exit`), which also ends whatever blo
         watchdog.abort("NaN in input 'x'")    # a known failure, told in words; then raise
 
 Reasons cross between organisations, so they are words that a programmer wrote, never derived from a secret value.
-An exception that leaves the `with` block is reported by its type alone, for the same reason.
+So the message of a `CometError` that leaves the `with` block is passed on, and of any other exception its type alone.
 
 Heartbeats come from a Python thread: `timeout` must exceed the longest time that the main thread may hold the
 interpreter (lock) without a pause.
@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Self
 
+from comet_jax.errors import CometError
 from comet_jax.runtime.errors import LinkError, PeerLostError
 from comet_jax.runtime.link import Link, printable
 
@@ -64,7 +65,7 @@ def exit_now(loss: Loss) -> None:
 
 
 class Watchdog:
-    """Watches the peers at the other ends of `links`, from construction until `stop`.
+    """Watches the peers at the other ends of `links` and of those that `watch` adds, until `stop`.
 
     The links belong to the watchdog: nobody else may send or receive on them. The peers must run watchdogs on
     their ends, with a similar `timeout`.
@@ -76,18 +77,21 @@ class Watchdog:
     """
 
     def __init__(self, links: Sequence[Link], timeout: float = 5.0, handler: Callable[[Loss], None] = exit_now) -> None:
-        self._links, self._timeout, self._handler = tuple(links), timeout, handler
+        self._links: tuple[Link, ...] = ()
+        self._timeout, self._handler = timeout, handler
         self._ending = threading.Event()  # Set by whoever ends the watch: loss, abort or success.
         self._handled = threading.Event()  # Set when that one is done.
         self._once = threading.Lock()
         self._loss: Loss | None = None
         self._finished: set[Link] = set()
-        self._threads = [threading.Thread(target=self._beat, name="watchdog beat", daemon=True)]
-        for link in self._links:
-            name = f"watchdog {link.peer}"
-            self._threads.append(threading.Thread(target=self._listen, args=(link,), name=name, daemon=True))
-        for thread in self._threads:
-            thread.start()
+        threading.Thread(target=self._beat, name="watchdog beat", daemon=True).start()
+        for link in links:
+            self.watch(link)
+
+    def watch(self, link: Link) -> None:
+        """Watch one more peer, at the other end of `link`, from now on."""
+        self._links += (link,)
+        threading.Thread(target=self._listen, args=(link,), name=f"watchdog {link.peer}", daemon=True).start()
 
     @property
     def loss(self) -> Loss | None:
@@ -97,7 +101,7 @@ class Watchdog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         if kind is None:
             self.stop()
         else:
@@ -105,7 +109,10 @@ class Watchdog:
             # exception its symptom, so the handler gets a moment to say so.
             if self._ending.wait(min(1.0, self._timeout)):
                 self._handled.wait(3.0)
-            self.abort(f"an unexpected {kind.__name__} (details are in the output of that process)")
+            known = isinstance(error, CometError)  # its words are for everybody, by contract
+            self.abort(
+                str(error) if known else f"an unexpected {kind.__name__} (details are in the output of that process)"
+            )
 
     def abort(self, reason: str) -> None:
         """Tell all peers why this process gives up, and stop watching. The caller then raises or exits.

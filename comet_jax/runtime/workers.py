@@ -1,0 +1,174 @@
+"""What each role does with one plan and one set of weights: prepare once, then the same steps each run.
+
+All workers of a plan run in step, each in its own process. ``run`` returns the shares of the outputs at a party, and
+None at the other roles.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from comet_jax.errors import CometError
+from comet_jax.rules.scope import Encoding
+from comet_jax.rules.terms import Env
+from comet_jax.runtime.link import Link
+from comet_jax.runtime.plan import Plan
+from comet_jax.runtime.roles import PARTIES
+from comet_jax.runtime.seeds import Seed
+from comet_jax.runtime.session import Clock, shares_of
+from comet_jax.runtime.spmd import OnMesh
+from comet_jax.runtime.transfer import array, receive_shares, send_shares
+from comet_jax.sharing import chacha
+
+WAIT = 600.0  # seconds for a step that may include the peer's compilation; a dead peer is noticed by the watchdog
+
+
+class Worker(ABC):
+    """One role's part in the runs of ``plan``, over ``links`` (peer -> link)."""
+
+    def __init__(self, plan: Plan, links: Mapping[str, Link]) -> None:
+        self.plan, self.links = plan, links
+
+    @abstractmethod
+    def run(self, number: int, inputs: list[Any], env: Env | None, clock: Clock) -> list[Any] | None:
+        """Run ``number``: the graph's inputs as this role holds them, and an owner's values."""
+
+    def encoding(self, position: int) -> Encoding:
+        """How the program's input at ``position`` is made by its owner."""
+        found = self.plan.lowered.encodings[position]
+        assert isinstance(found, Encoding)
+        return found
+
+    def owners(self, positions: Iterable[int]) -> dict[str, list[int]]:
+        """Owner -> the program's inputs among ``positions`` that it shares, in a fixed order."""
+        found: dict[str, list[int]] = {}
+        for i in positions:
+            if isinstance(self.plan.lowered.encodings[i], Encoding):
+                found.setdefault(self.encoding(i).owner, []).append(i)
+        return dict(sorted(found.items()))
+
+
+class Dealing(Worker):
+    """The dealer. It needs no answer from anybody, so it runs ahead, as far as party 1 takes what it sends."""
+
+    def __init__(self, plan: Plan, links: Mapping[str, Link]) -> None:
+        super().__init__(plan, links)
+        keys = [chacha.new_key() for _ in PARTIES]
+        for party, key in zip(PARTIES, keys):
+            links[party].send("key", arrays={"key": key}, timeout=WAIT)
+        self._seeds = [Seed(key) for key in keys]
+        self._masks = []
+        for n, i in enumerate(plan.static):
+            e = self.encoding(i)
+            self._masks.append(e.group.add(*(s.static(n, e.shape, e.group) for s in self._seeds)))
+        for seed in self._seeds:
+            seed.step()
+
+    def run(self, number, inputs, env, clock):
+        supply = self.plan.program.supply
+        masks = [seed.masks(supply.mask_words) for seed in self._seeds]
+        first = self._seeds[0].dealt(supply.dealt_words)
+        for seed in self._seeds:
+            seed.step()
+        second = np.asarray(self.plan.deal(*masks, first, self._masks))
+        clock("deal")
+        self.links[PARTIES[1]].send("corrections", {"run": number}, {"words": second}, timeout=WAIT)
+        clock("send")
+
+
+class Owning(Worker):
+    """The client or the model owner: shares its weights once, and its other inputs each run."""
+
+    def __init__(self, plan: Plan, links: Mapping[str, Link], role: str, env: Env | None) -> None:
+        super().__init__(plan, links)
+        self._fresh = self.owners(plan.fresh).get(role, [])
+        weights = self.owners(plan.static).get(role, [])
+        # Whoever owns weights gives the same values each run: they are encoded once.
+        self._fixed = self._encoded(self._fresh, env) if weights else None
+        if weights:
+            send_shares(links, "weights", 0, self._encoded(weights, env), WAIT)
+
+    def run(self, number, inputs, env, clock):
+        if self._fresh:
+            elements = self._encoded(self._fresh, env) if self._fixed is None else self._fixed
+            send_shares(self.links, "inputs", number, elements, WAIT)
+        clock("share")
+
+    def _encoded(self, positions: list[int], env: Env | None):
+        assert env is not None or not positions
+        return {i: (self.plan.encode(i, env), self.encoding(i).group) for i in positions}  # type: ignore[arg-type]
+
+
+class Computing(Worker):
+    """A party. ``call(plan, name, *args)`` runs a compiled program of the plan; ``saw(array)`` notes what was opened."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        links: Mapping[str, Link],
+        party: int,
+        layout: OnMesh,
+        call: Callable[..., Any],
+        saw: Callable[[np.ndarray], None],
+    ) -> None:
+        super().__init__(plan, links)
+        self._party, self._layout, self._call, self._saw = party, layout, call, saw
+        self._seed = Seed(array("dealer", links["dealer"].receive("key", timeout=WAIT), "key", (8,), np.uint32))
+        received = self._gather(plan.static, "weights", 0)
+        self._weights, self._opened = [], []
+        for n, i in enumerate(plan.static):
+            e = self.encoding(i)
+            share, mask = layout.place(received.pop(i)), layout.place(self._seed.static(n, e.shape, e.group))
+            self._weights.append(share)
+            self._opened.append(call(plan, "load", share, mask))
+            saw(layout.local(self._opened[-1], party))
+        self._seed.step()
+
+    def run(self, number, inputs, env, clock):
+        material = self._prepare(number, clock)
+        received = self._gather(self.plan.fresh, "inputs", number)
+        fresh = []
+        for i in self.plan.fresh:
+            e = self.plan.lowered.encodings[i]
+            fresh.append(shares_of(inputs[e[0]], e[1]) if isinstance(e, tuple) else self._layout.place(received[i]))
+        clock("share")
+        result = self._call(self.plan, "online", material, self._weights, fresh)
+        outputs, transcript = jax.block_until_ready(result)
+        clock("online")
+        for message in transcript:
+            self._saw(self._layout.local(message, self._party))
+        clock("hash")
+        return outputs
+
+    def _prepare(self, number: int, clock: Clock) -> Any:
+        """The material of a run, from the seed and at party 1 from the dealer's corrections."""
+        supply = self.plan.program.supply
+        masks = self._seed.masks(supply.mask_words)
+        if self._party == 0:
+            dealt = self._seed.dealt(supply.dealt_words)
+        else:
+            message = self.links["dealer"].receive("corrections", timeout=WAIT)
+            if message.fields.get("run") != number:
+                raise CometError(
+                    f"the dealer sent corrections for run {message.fields.get('run')} where run {number} was due: they "
+                    "are not used, and this session ends"
+                )
+            dealt = array("dealer", message, "words", (supply.dealt_words,), np.uint32)
+        self._seed.step()
+        clock("receive")
+        words = self._call(self.plan, "unpack", self._layout.place(masks), self._layout.place(dealt))
+        material = jax.block_until_ready(self._call(self.plan, "offline", words, self._opened))
+        clock("offline")
+        return material
+
+    def _gather(self, positions: Iterable[int], what: str, number: int) -> dict[int, np.ndarray]:
+        """This party's shares of the inputs at ``positions``, from all owners."""
+        found: dict[int, np.ndarray] = {}
+        for owner, mine in self.owners(positions).items():
+            wires = {i: self.plan.program.inputs[i].wire for i in mine}
+            specs = {i: (w.shape, w.group) for i, w in wires.items()}
+            found |= receive_shares(self.links[owner], self._party, what, number, specs, WAIT)
+        return found
