@@ -8,6 +8,7 @@ in this form, so that the bytes on a wire are the bits that the protocol's analy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,8 @@ class Where:
         return hash((self.mask.shape, self.mask.tobytes()))
 
     def __repr__(self):
-        return f"Where({self.count}/{self.mask.size})"
+        # Programs are compared by what they print, so the text tells two masks of one count apart.
+        return f"Where({self.count}/{self.mask.size}, {sha256(self.mask.tobytes()).hexdigest()[:16]})"
 
     @cached_property
     def count(self) -> int:
