@@ -11,21 +11,25 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from comet_jax.interpreters.material import Tree
 from comet_jax.ir.program import Program, Scan
 from comet_jax.protocols.opening import Open
 from comet_jax.protocols.protocol import Coins
-from comet_jax.sharing.chacha import keystream
+from comet_jax.sharing.chacha import keystream, nonce
 from comet_jax.sharing.groups import Group, signed
 from comet_jax.sharing.wires import Opened, OpenedPlain, Plain, Shared
 
 
 class Drawn(Coins):
-    """Coins from a keystream. ``key`` is uint32[8], ``nonce`` a scalar uint32 that may be traced."""
+    """Coins from the keystream of a key, uint32[8]."""
 
-    def __init__(self, key, nonce=0):
+    def __init__(self, key):
         self.key = key
-        self.nonce = jnp.asarray(nonce, jnp.uint32)
         self.count = 0
+
+    def keys(self, steps: int) -> jax.Array:
+        """A key for each step of a scan, uint32[steps, 8]."""
+        return self._words(8 * steps).reshape(steps, 8)
 
     def low(self, shape, bits):
         return Group(bits).cast(self._draw(shape)).astype(jnp.uint64)
@@ -34,10 +38,12 @@ class Drawn(Coins):
         size = 1
         for n in shape:
             size *= n
-        self.count += 1
-        nonce = jnp.stack([self.nonce, jnp.uint32(self.count), jnp.uint32(0)])
-        words = keystream(self.key, nonce, 2 * size).reshape(-1, 2).astype(jnp.uint64)
+        words = self._words(2 * size).reshape(-1, 2).astype(jnp.uint64)
         return (words[:, 0] | (words[:, 1] << jnp.uint64(32))).reshape(shape)
+
+    def _words(self, count: int):
+        self.count += 1
+        return keystream(self.key, nonce(self.count), count)
 
     def opened(self, wire: Opened):
         c = wire.group.cast(self._draw(wire.shape))
@@ -45,16 +51,26 @@ class Drawn(Coins):
 
 
 class Recorded(Coins):
-    """Coins of a run, in the order in which the interpreter asks for them."""
+    """Coins of a run of ``program``: what ``online`` noted at party 0, in the order in which ``ideal`` asks."""
 
-    def __init__(self, low: Iterator[jax.Array], opened: Iterator[jax.Array]):
-        self._low, self._opened = low, opened
+    def __init__(self, program: Program, noted: Tree):
+        ordered = list(_in_order(program, noted))
+        self._low, self._opened = (iter([c[name] for c in ordered if name in c]) for name in ("low", "opened"))
 
     def low(self, shape, bits):
         return next(self._low)
 
     def opened(self, wire):
         return next(self._opened)
+
+
+def _in_order(program: Program, noted: Tree) -> Iterator[dict[str, jax.Array]]:
+    for i, op in enumerate(program.ops):
+        if isinstance(op.protocol, Scan):
+            for k in range(op.protocol.length):
+                yield from _in_order(op.protocol.body, jax.tree.map(lambda x, k=k: x[k], noted[i]))
+        else:
+            yield noted[i]
 
 
 def ideal(program: Program, coins: Coins, inputs) -> list[jax.Array]:
@@ -85,14 +101,12 @@ def _scan(scan: Scan, coins: Coins, args):
     plain = [a.v if isinstance(a, Plain) else Group(a.wire.group.bits).cast(a.y.view(jnp.uint64)) for a in args]
     carry, stacked = plain[: scan.carries], plain[scan.carries :]
     if isinstance(coins, Drawn):
-        key, nonce = coins.key, coins.nonce
 
         def step(carry, x):
-            i, xs = x
-            return ideal(scan.body, Drawn(key, (nonce + 1) * jnp.uint32(4099) + i), [*carry, *xs]), None
+            key, xs = x
+            return ideal(scan.body, Drawn(key), [*carry, *xs]), None
 
-        index = jnp.arange(scan.length, dtype=jnp.uint32)
-        return lax.scan(step, carry, (index, stacked))[0]
+        return lax.scan(step, carry, (coins.keys(scan.length), stacked), length=scan.length)[0]
     for i in range(scan.length):
         carry = ideal(scan.body, coins, [*carry, *(x[i] for x in stacked)])
     return carry

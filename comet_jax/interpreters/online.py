@@ -75,11 +75,15 @@ def offline(program: Program, party: Party, masks: Tree, dealt: Tree, statics) -
     return materials
 
 
-def online(program: Program, party: Party, materials: Tree, inputs) -> tuple[list[jax.Array], list]:
+def online(
+    program: Program, party: Party, materials: Tree, inputs, coins: Tree | None = None
+) -> tuple[list[jax.Array], list]:
     """Run the program on this party's shares.
 
     ``inputs``: one array an input, this party's share of it. Returns this party's shares of the outputs, and the
     transcript: for each round the two messages, uint32[2, words], party 0's first (for a scan, one more axis).
+    ``coins``: a dictionary that is filled with the run's coins and opened values, by operation. Party 0's are what
+    ``ideal`` needs to repeat the run (``Recorded``).
     """
     values: dict[int, Any] = {}
     for v, x in zip(program.inputs, inputs, strict=True):
@@ -90,18 +94,21 @@ def online(program: Program, party: Party, materials: Tree, inputs) -> tuple[lis
             op = program.ops[i]
             args = [values[v.id] for v in op.inputs]
             if isinstance(op.protocol, Scan):
-                out, messages = _scan(op.protocol, party, materials[i], args)
+                out, messages, noted = _scan(op.protocol, party, materials[i], args, coins)
                 transcript.extend(messages)
             else:
                 out = op.protocol.online(party, materials[i], *args)
+                noted = op.protocol.coins(party, *args)
+            if coins is not None:
+                coins[i] = noted
             for v, o in zip(op.outputs, out):
                 values[v.id] = Share(v.wire, o) if isinstance(v.wire, Shared) else o
         if round_.opened:
-            transcript.append(_open(program, round_, party, materials, values))
+            transcript.append(_open(program, round_, party, materials, values, coins))
     return [values[v.id].x for v in program.outputs], transcript
 
 
-def _open(program: Program, round_: Round, party: Party, materials, values):
+def _open(program: Program, round_: Round, party: Party, materials, values, coins):
     layout = program.message(round_)
     sent = []
     for i in round_.opened:
@@ -115,16 +122,21 @@ def _open(program: Program, round_: Round, party: Party, materials, values):
         assert isinstance(op.protocol, Open)
         group = op.outputs[0].wire.group
         x = values[op.inputs[0].id]
-        values[op.outputs[0].id] = op.protocol.receive(materials[i], x, group.add(own, other))
+        w = op.protocol.receive(materials[i], x, group.add(own, other))
+        values[op.outputs[0].id] = w
+        if coins is not None:
+            coins[i] = {**op.protocol.coins(party, x), "opened": w.value}
     return jnp.where(party.index == 0, jnp.stack([mine, theirs]), jnp.stack([theirs, mine]))
 
 
-def _scan(scan: Scan, party: Party, materials, args):
+def _scan(scan: Scan, party: Party, materials, args, coins):
     def step(carry, x):
         material, stacked = x
-        out, messages = online(scan.body, party, material, [*carry, *stacked])
-        return out, messages
+        noted = None if coins is None else {}
+        out, messages = online(scan.body, party, material, [*carry, *stacked], noted)
+        return out, (messages, noted)
 
     arrays = [a.x for a in args]
     carry, stacked = arrays[: scan.carries], arrays[scan.carries :]
-    return lax.scan(step, carry, (materials, stacked), length=scan.length)
+    out, (messages, noted) = lax.scan(step, carry, (materials, stacked), length=scan.length)
+    return out, messages, noted

@@ -28,7 +28,12 @@ class Bilinear(Protocol):
     ``[x w] = c_x [w] - [r_x] c_w + [r_x r_w]`` with ``[w] = c_w - [r_w]``.
 
     For a static w (a weight) the last two terms are ready before x exists, so online this is one ring product, as in
-    the clear. Dealt: ``r_x r_w``, one ring element for each output element in ``where``. Online: nothing.
+    the clear. Outside ``where`` the result is zero.
+
+    Ideal functionality: the product. Argument: local, from values that are public already and dealt arrays that were
+    shared afresh. A static c_w = w + r_w is public for ever and its r_w serves every run, which is no second opening:
+    c_w is one value, and each run's x has a mask of its own, whose product with r_w is shared afresh.
+    Dealt: ``r_x r_w``, one ring element for each output element in ``where``. Online: nothing.
     """
 
     dimension_numbers: DimensionNumbers | None = None
@@ -61,15 +66,17 @@ class Bilinear(Protocol):
 
     def online(self, party: Party, material: Material, x: OpenedShare, w: OpenedShare):
         if w.wire.static:
-            return (self._product(x.value, w.x) + material["ready"],)
-        if x.wire.static:
-            return (self._product(x.x, w.value) + material["ready"],)
-        own = party.first(w.value) - w.r
-        return (self._product(x.value, own) - self._product(x.r, w.value) + material["rr"],)
+            out = self._product(x.value, w.x) + material["ready"]
+        elif x.wire.static:
+            out = self._product(x.x, w.value) + material["ready"]
+        else:
+            own = party.first(w.value) - w.r
+            out = self._product(x.value, own) - self._product(x.r, w.value) + material["rr"]
+        return (_keep(self.where, out),)
 
     def ideal(self, coins: Coins, x: OpenedPlain, w: OpenedPlain):
         a, b = (_words(o.y, o.wire.group) for o in (x, w))
-        return (self._product(a, b),)
+        return (_keep(self.where, self._product(a, b)),)
 
 
 @dataclass(frozen=True)
@@ -77,13 +84,13 @@ class RowSquares(Protocol):
     """<y>, [y] in Z_2^64 -> [sum of y^2 over the last axis] in Z_2^64.
 
     With P = c - offset and y = P - r', ``y^2 = 2 P y - P^2 + r'^2``, and ``r'^2 = r^2 + (1 - msb c) q`` with
-    ``q = 2^2m msb r - 2^(m+1) r msb r``. Dealt: the row sum of r^2 (64 bits) and q / 2^(m+1) (63 - m bits an
-    element). Online: nothing.
+    ``q = 2^2m msb r - 2^(m+1) r msb r``. Ideal functionality: the sum. Argument: local, on fresh sharings.
+    Dealt: the row sum of r^2 (64 bits) and q / 2^(m+1) (63 - m bits an element). Online: nothing.
     """
 
     def outputs(self, w: Opened, y: Shared):
-        if not w.headroom or y.group.bits != 64 or w.shape != y.shape:
-            raise ValueError(f"row squares need an opened wire and its lift to 64 bits, not {w} and {y}")
+        if not w.headroom or w.where is not None or w.group.bits > 62 or y.group.bits != 64 or w.shape != y.shape:
+            raise ValueError(f"row squares need a wire opened whole and its lift to 64 bits, not {w} and {y}")
         return (Shared(w.shape[:-1], y.group),)
 
     def deal(self, dealer: Dealer, w: Mask, y: Shared):
@@ -109,14 +116,15 @@ class Product(Protocol):
     """<y>, [y], <i>, [i] -> [y i] in Z_2^64, where i has one element a row of y (or y's shape).
 
     For wires opened at fewer bits than their ring. ``y i = P_y i + P_i y - P_y P_i + r'_y r'_i`` where
-    ``r' = r - (1 - msb c) 2^m msb r``. Dealt: r_y r_i and its three corrections by msb, 256 - 2 (m_y + m_i) bits an
+    ``r' = r - (1 - msb c) 2^m msb r``. Outside y's ``where`` the result is zero. Ideal functionality: the product.
+    Argument: local, on fresh sharings. Dealt: r_y r_i and its three corrections by msb, 256 - 2 (m_y + m_i) bits an
     element (fewer where they vanish mod 2^64). Online: nothing.
     """
 
     def outputs(self, y: Opened, y64: Shared, i: Opened, i64: Shared):
         if not (y.headroom and i.headroom) or y64.group.bits != 64 or i64.group.bits != 64:
             raise ValueError("a product needs two opened wires with headroom and their lifts to 64 bits")
-        if i.shape not in (y.shape, y.shape[:-1]):
+        if i.where is not None or i.shape not in (y.shape, y.shape[:-1]):
             raise ValueError(f"cannot multiply {y.shape} by {i.shape}: one factor a row, or one an element")
         return (Shared(y.shape, y64.group),)
 
@@ -146,12 +154,15 @@ class Product(Protocol):
         for name, weight in self._corrections(y.wire, i.wire).items():
             if name != "rr":
                 out = out + signs[name] * (material[name].astype(jnp.uint64) << np.uint64(weight))
-        where = y.wire.where
-        return (out if where is None else out * where.mask.astype(np.uint64),)
+        return (_keep(y.wire.where, out),)
 
     def ideal(self, coins: Coins, y: OpenedPlain, y64, i: OpenedPlain, i64):
         z64 = y64.wire.group
-        return (_words(y.y, z64) * self._spread(_words(i.y, z64), y.wire.shape),)
+        return (_keep(y.wire.where, _words(y.y, z64) * self._spread(_words(i.y, z64), y.wire.shape)),)
+
+
+def _keep(where: Where | None, out: jax.Array) -> jax.Array:
+    return out if where is None else out * where.mask.astype(out.dtype)
 
 
 def _words(y: jax.Array, group: Group) -> jax.Array:

@@ -55,7 +55,11 @@ class DigitLookup(Protocol):
     """<y> -> [top bit and top digit's less], [word of the bits whose products are needed]: step 1 above.
 
     ``thresholds`` are integers at the wire's scale; outputs have one more, last axis, for them. ``low`` bits of y
-    are ignored (y is compared as if rounded, within 2^low). ``width`` bits a digit, at most 6.
+    are ignored (y is compared as if rounded, within 2^low). ``width`` bits a digit, at most 6. Outside the wire's
+    ``where`` both outputs are zero.
+
+    Ideal functionality: shares of the bits named above, as functions of y and the opened c. Nothing is sent: each
+    party takes its own shares out of a table that was dealt afresh, at a place that c gives.
     """
 
     thresholds: tuple[int, ...]
@@ -104,9 +108,12 @@ class DigitLookup(Protocol):
             less.append(here.astype(jnp.uint32))
             equal.append((here ^ before).astype(jnp.uint32))
         base = less[-1] ^ material["top"][..., None] ^ party.first(bit(c, ring.bits - 2).astype(jnp.uint32))
-        if not digits.word:
-            return (base,)
-        return base, _word(less, equal, Group(digits.word, xor=True))
+        return self._results(w.wire, base, less, equal)
+
+    def _results(self, wire: Opened, base, less, equal):
+        word = self._digits(wire).word
+        out = (base, _word(less, equal, Group(word, xor=True))) if word else (base,)
+        return out if wire.where is None else tuple(o * wire.where.mask[..., None].astype(o.dtype) for o in out)
 
     def ideal(self, coins: Coins, w: OpenedPlain):
         ring, r = w.wire.group, w.r[..., None]
@@ -119,11 +126,7 @@ class DigitLookup(Protocol):
             less.append((d(c) < d(r)).astype(jnp.uint32))
             equal.append((d(c) == d(r)).astype(jnp.uint32))
         base = less[-1] ^ bit(r, ring.bits - 2).astype(jnp.uint32) ^ bit(c, ring.bits - 2).astype(jnp.uint32)
-        if w.wire.where is not None:
-            base = base * w.wire.where.mask[..., None].astype(base.dtype)
-        if not digits.word:
-            return (base,)
-        return base, _word(less, equal, Group(digits.word, xor=True))
+        return self._results(w.wire, base, less, equal)
 
 
 def _word(less: list[jax.Array], equal: list[jax.Array], group: Group) -> jax.Array:
@@ -173,7 +176,10 @@ def _expansion(bits: int) -> tuple[np.ndarray, np.ndarray, list[tuple[Group, np.
 class Borrow(Protocol):
     """[base], <word> -> [base ^ the terms of the borrow that are products]: steps 2 and 3 above.
 
-    Dealt: every product of two or more of the word's mask bits that the expansion needs, one bit each.
+    Ideal functionality: that bit. Argument: a word's bits have one mask bit each, all independent, so the opened word
+    is uniform whatever the bits' relations are (an "equal" excludes a "less"); products of mask bits are only dealt,
+    under fresh sharing. Dealt: every product of two or more of the word's mask bits that the expansion needs, one bit
+    each. Online: nothing.
     """
 
     def outputs(self, base: Shared, word: Opened):

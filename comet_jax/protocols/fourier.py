@@ -103,7 +103,11 @@ class Fourier(Protocol):
     """<x> -> [f(x)] in Z_2^bits at ``series.scale + fraction`` bits; with a second wire <n>, [n f(x)].
 
     x is opened at ``series.period`` bits or more; n, if given, at the full ring. ``fraction``: scale of the dealt
-    cosines and sines. Dealt: 2 terms ring elements an element, twice that with n. Online: nothing.
+    cosines and sines.
+
+    Ideal functionality: the series in integers, as a function of x and the opened c (rounding depends on c).
+    Argument: local; c is public and uniform already, and each dealt function of r is shared afresh.
+    Dealt: 2 terms ring elements an element, twice that with n. Online: nothing.
     """
 
     series: Series
@@ -113,6 +117,8 @@ class Fourier(Protocol):
     def outputs(self, x: Opened, n: Opened | None = None):
         if x.group.bits < self.series.period or self.series.period > 16:
             raise ValueError(f"a period of 2^{self.series.period} on a wire of {x.group.bits} bits")
+        if x.where is not None:
+            raise ValueError("a series is evaluated at every element: open the wire whole")
         if n is not None and (n.group != Group(self.bits) or n.shape != x.shape):
             raise ValueError("the factor n must be opened at the full ring, in the shape of x")
         return (Shared(x.shape, Group(self.bits)),)

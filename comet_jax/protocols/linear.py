@@ -1,6 +1,8 @@
 """Linear and structural steps: local at each party, no material, no rounds.
 
-Ideal functionality of each: the same linear map over the ring. Argument: nothing is sent.
+Ideal functionality of each: the same map over the ring. Argument: nothing is sent, and nothing is opened. A rearranged
+opened wire repeats or drops elements of c together with those of r: what was public stays so, nothing is added to it,
+and every function of the mask that is dealt later is shared afresh, element by element, repeated or not.
 """
 
 from dataclasses import dataclass, replace
@@ -163,6 +165,9 @@ class Rearrange(Protocol):
         shape = jax.eval_shape(self.apply, *(jax.ShapeDtypeStruct(x.shape, np.uint32) for x in xs)).shape
         if isinstance(first, Shared):
             return (Shared(shape, first.group),)
+        if self.kind == "pad" and first.headroom:
+            # Zeros in c and r stand for the value zero only where nothing was added before masking.
+            raise ValueError("a wire opened with headroom cannot be padded: pad its shares")
         if len({(x.group, x.headroom, x.static, x.where is None) for x in xs}) != 1:  # type: ignore[union-attr]
             raise ValueError(f"opened wires of different kinds cannot be joined: {xs}")
         where = first.where

@@ -8,9 +8,12 @@ Truncate, then open. To open x in Z_2^k at m bits after dropping s low bits (m <
 
 Ideal functionality: publish a coin u uniform in [0, 2^s) and c uniform in Z_2^m; the wire's value becomes
 ``y = floor((x + 2^s - 1 - u) / 2^s)``, which is x / 2^s rounded up or down at random.
-Argument: u is the low s bits of party 0's share (with its public addend), which is uniform, and independent of x
-given party 1's share; dropping both parties' low bits leaves exactly y mod 2^(k-s). c is uniform because r is.
-Neither is more than a coin to either party.
+Argument: u is the low s bits of party 0's share (with its public addend): a function of one party's view, uniform as
+that share is; dropping both parties' low bits leaves exactly y mod 2^(k-s). c is uniform, and independent of all else
+that either party sees, because r is uniform, known to no party and masks this opening alone. Each message is masked by
+its sender's share of r, so both messages are uniform too. Wires that share a linear relation (x and 2 x) have related
+coins u, in the run as in the ideal world; their openings have masks of their own.
+With ``where`` the other elements have neither a mask nor a message: c and r are zero there, and so is the value.
 Cost: one round, m bits a party and element. Nothing is dealt: both parties draw their shares of r from seeds.
 
 Source: the truncation of faithful fixed point with the wrap bit from the mask, as in Escudero et al. (CRYPTO 2020)
@@ -58,13 +61,17 @@ class Open(Protocol):
     def send(self, party: Party, material: Material, x: Share) -> jax.Array:
         """This party's masked share, of the opened wire's shape and group."""
         (wire,) = self.outputs(x.wire)
-        ring = x.wire.group
-        z = x.x
-        if self.shift or self.headroom:
-            addend = ring.constant((wire.offset << self.shift) + (1 << self.shift) - 1)
-            z = ring.add(z, party.first(jnp.asarray(addend)))
-        z = wire.group.cast(z >> ring.dtype.type(self.shift))
-        return wire.group.add(z, material["r"])
+        z = self._raised(party, x) >> x.x.dtype.type(self.shift)
+        return wire.group.add(wire.group.cast(z), material["r"])
+
+    def _raised(self, party: Party, x: Share) -> jax.Array:
+        if not (self.shift or self.headroom):
+            return x.x
+        (wire,) = self.outputs(x.wire)
+        return _raise(party, x, (wire.offset << self.shift) + (1 << self.shift) - 1)
+
+    def coins(self, party: Party, x: Share) -> Material:
+        return {"low": _low(self._raised(party, x), self.shift)} if self.shift else {}
 
     def receive(self, material: Material, x: Share, c: jax.Array) -> OpenedShare:
         """The opened wire, once both parties' shares have met."""
@@ -78,15 +85,24 @@ class Open(Protocol):
 
     def ideal(self, coins: Coins, x: Plain):
         (wire,) = self.outputs(x.wire)
-        if x.wire.group.xor:
-            return (x.v, coins.opened(wire))
-        v = signed(x.v, x.wire.group.bits)
+        v = x.v if x.wire.group.xor else signed(x.v, x.wire.group.bits)
         if self.shift:
             u = coins.low(v.shape, self.shift).astype(jnp.int64)
             v = (v + ((1 << self.shift) - 1) - u) >> self.shift
         if self.where is not None:
             v = v * self.where.mask.astype(v.dtype)
         return (v, coins.opened(wire))
+
+
+def _raise(party: Party, x: Share, addend: int) -> jax.Array:
+    """x's share, with a public addend."""
+    ring = x.wire.group
+    return ring.add(x.x, party.first(jnp.asarray(ring.constant(addend))))
+
+
+def _low(share: jax.Array, bits: int) -> jax.Array:
+    """What dropping ``bits`` bits takes off a share, uint64."""
+    return share.astype(jnp.uint64) & jnp.uint64((1 << bits) - 1)
 
 
 @dataclass(frozen=True)
@@ -100,8 +116,8 @@ class HighBits(Protocol):
     shift: int
 
     def outputs(self, x: Shared):
-        if x.group.xor:
-            raise ValueError("words under xor have no high part to truncate to")
+        if x.group.xor or not 0 < self.shift < x.group.bits:
+            raise ValueError(f"no {self.shift} bits of {x.group} can be dropped so that a ring is left")
         return (Shared(x.shape, Group(x.group.bits - self.shift)),)
 
     def deal(self, dealer: Dealer, x: Shared):
@@ -109,9 +125,11 @@ class HighBits(Protocol):
 
     def online(self, party: Party, material: Material, x: Share):
         (wire,) = self.outputs(x.wire)
-        ring = x.wire.group
-        z = ring.add(x.x, party.first(jnp.asarray(ring.constant((1 << self.shift) - 1))))
-        return (wire.group.cast(z >> ring.dtype.type(self.shift)),)
+        z = _raise(party, x, (1 << self.shift) - 1)
+        return (wire.group.cast(z >> z.dtype.type(self.shift)),)
+
+    def coins(self, party: Party, x: Share) -> Material:
+        return {"low": _low(_raise(party, x, (1 << self.shift) - 1), self.shift)}
 
     def ideal(self, coins: Coins, x: Plain):
         (wire,) = self.outputs(x.wire)
@@ -125,8 +143,10 @@ class HighBits(Protocol):
 class Lift(Protocol):
     """<y> -> [y] in Z_2^bits, with no communication: ``[y] = c - offset - [r] + (1 - msb c) 2^m [msb r]``.
 
-    Needs headroom, or a wire opened at the full ring. Dealt: r in Z_2^bits and msb r in Z_2^(bits-m), so 2 bits - m
-    bits an element; nothing where bits = m, since the parties' own shares of r serve.
+    Needs headroom, or a wire opened at the full ring. Outside the wire's ``where`` the result is zero. Ideal
+    functionality: y in the larger ring. Argument: local; r and its top bit are shared afresh in that ring.
+    Dealt: r in Z_2^bits and msb r in Z_2^(bits-m), so 2 bits - m bits an element; nothing where bits = m, since the
+    parties' own shares of r serve. Online: nothing.
     """
 
     bits: int
@@ -165,7 +185,9 @@ class Reveal(Protocol):
     """[x] -> [x] shared afresh, for an output that leaves the parties.
 
     A dealt sharing of zero is added, so that the two shares that the receiver sees say nothing but their sum: without
-    it they would also show low bits of the parties' own shares. Dealt: one element.
+    it they would also show low bits of the parties' own shares. Ideal functionality: the value. Argument: the share
+    of either party is uniform given the value, whatever it was computed from. Dealt: one ring element an element.
+    Online: nothing.
     """
 
     def outputs(self, x: Shared):

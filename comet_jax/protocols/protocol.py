@@ -9,6 +9,8 @@ A protocol is a frozen dataclass of public parameters. It maps wires to wires an
 - ``offline``: at each party, before any input exists: work on dealt material and masks alone.
 - ``online``: at each party, on shares and opened values, with no communication.
 
+A fifth, ``coins``, notes the randomness that a run took for rounding, so that ``ideal`` can be given the same.
+
 Only ``Open`` (opening.py) communicates. Everything else is local, so the security argument of a program is that of
 its openings: each opened value carries a mask that is uniform in its group, fresh, and used in no other opening, and
 each array that is dealt is shared afresh. Both parties' views are then simulated by uniform values: the opened
@@ -95,6 +97,10 @@ class Protocol(ABC):
     @abstractmethod
     def online(self, party: Party, material: Material, *inputs: Any) -> tuple[jax.Array, ...]:
         """The parties' local step: the arrays on the (shared) output wires."""
+
+    def coins(self, party: Party, *inputs: Any) -> Material:
+        """The coins of ``online``, read off party 0's shares: "low" for each call of ``Coins.low`` in ``ideal``."""
+        return {}
 
     @abstractmethod
     def ideal(self, coins: Coins, *inputs: Any) -> tuple[jax.Array, ...]:

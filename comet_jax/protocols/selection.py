@@ -21,7 +21,11 @@ def _sign(e: np.ndarray, ring: Group):
 
 @dataclass(frozen=True)
 class ToArithmetic(Protocol):
-    """<z>, a bit -> [z] in Z_2^bits. Dealt: mu, ``bits`` bits. Online: nothing."""
+    """<z>, a bit -> [z] in Z_2^bits.
+
+    Ideal functionality: the bit as an integer. Argument: local; mu, the mask bit of z, is shared afresh in the ring.
+    Dealt: mu, ``bits`` bits an element. Online: nothing.
+    """
 
     bits: int
 
@@ -48,7 +52,9 @@ class Gate(Protocol):
     """<z1 .. zn>, <y>, [y] -> [sum_t a_t z_t y] in y's ring, with public integers a_t.
 
     The bits are on the last axis of z. ``z y = e y + (1 - 2 e) (P mu - mu r + (1 - msb c) 2^m mu msb r)`` with
-    P = c - offset. Dealt per bit: mu, mu r and mu msb r, 3 k - m bits. Online: nothing.
+    P = c - offset. Outside the wire's ``where`` the result is zero. Ideal functionality: that sum. Argument: local,
+    on dealt arrays that were shared afresh; y's mask and the bits' masks are independent, and their products are
+    never opened. Dealt per bit: mu, mu r and mu msb r, 3 k - m bits (2 k where m = k). Online: nothing.
     """
 
     coefficients: tuple[int, ...]
@@ -75,7 +81,7 @@ class Gate(Protocol):
             top = material["mu_top"].astype(ring.dtype) << ring.dtype.type(m)
             masked = masked + w.wrapped(ring)[..., None] * top
         each = e * y.x[..., None] + _sign(e, ring) * masked
-        return (self._weigh(ring, each),)
+        return (_keep(w.wire, self._weigh(ring, each)),)
 
     def _weigh(self, ring: Group, each):
         a = np.array([ring.constant(a) for a in self.coefficients], ring.dtype)
@@ -83,12 +89,20 @@ class Gate(Protocol):
 
     def ideal(self, coins: Coins, z: OpenedPlain, w: OpenedPlain, y):
         ring = y.wire.group
-        return (self._weigh(ring, z.y.astype(ring.dtype) * y.v[..., None]),)
+        return (_keep(w.wire, self._weigh(ring, z.y.astype(ring.dtype) * y.v[..., None])),)
+
+
+def _keep(wire: Opened, out):
+    return out if wire.where is None else out * wire.where.mask.astype(out.dtype)
 
 
 @dataclass(frozen=True)
 class Not(Protocol):
-    """<z>, a bit -> <1 - z>, with the same mask: ``e`` becomes ``1 - e``. Nothing is dealt or sent."""
+    """<z>, a bit -> <1 - z>, with the same mask: ``e`` becomes ``1 - e``.
+
+    Ideal functionality: the inverted bit. Argument: no new value is opened, as anybody can compute 1 - e from e; what
+    is dealt for both wires are functions of the one mask mu, each under its own sharing. Nothing is dealt or sent.
+    """
 
     def outputs(self, z: Opened):
         if not z.group.xor or z.group.bits != 1:

@@ -35,7 +35,9 @@ class LevelCounts(Protocol):
     """<s> of shape (.., T) -> for j = 1 .. 31, [how many elements of the row have level >= j], shape (.., 31).
 
     An element's level is the difference of the levels of c and r mod 32: its true level, or one more. Only elements
-    in the wire's ``where`` count. Dealt: the one-hot vector of r's level, 32 (log2 T + 1) bits an element.
+    in the wire's ``where`` count. Ideal functionality: those counts, given c. Argument: local; each element's one-hot
+    vector is shared afresh and used once, at the place that c gives. Dealt: the one-hot vector of r's level,
+    32 (log2 T + 1) bits an element. Online: nothing.
     """
 
     low: int
@@ -85,10 +87,14 @@ def _spread(where, n):
 
 @dataclass(frozen=True)
 class NonZero(Protocol):
-    """<n>, opened mod 2^b with b <= 12 -> [n != 0], a bit. Dealt: the table [v != r], 2^b bits an element."""
+    """<n>, opened mod 2^b with b <= 12 -> [n != 0], a bit.
+
+    Ideal functionality: that bit. Argument: local; the parties look their own shares up at the public c, in a table
+    that is shared afresh. Dealt: the table [v != r], 2^b bits an element. Online: nothing.
+    """
 
     def outputs(self, w: Opened):
-        if w.group.bits > 12 or w.group.xor or w.headroom:
+        if w.group.bits > 12 or w.group.xor or w.headroom or w.where is not None:
             raise ValueError(f"a zero test by table needs a wire opened mod 2^12 or less, not {w}")
         return (Shared(w.shape, Group(1, xor=True)),)
 
@@ -120,7 +126,9 @@ class ExpTable(Protocol):
 
     With c = (c_hi, c_lo) and r alike, the result is a dealt table, at c_hi, of
     ``exp(step ((j - top) 2^low - r_lo))`` with j = c_hi - r_hi mod 32, times the public integer ``exp(step c_lo)``.
-    Levels above top + 1 give zero. ``step``: what one step is worth. Dealt: 32 ring elements an element.
+    Levels above top + 1 give zero. ``step``: what one step is worth. Ideal functionality: the product in integers,
+    given c. Argument: local; one table an element, shared afresh, used at one place.
+    Dealt: 32 ring elements an element. Online: nothing.
     """
 
     low: int
