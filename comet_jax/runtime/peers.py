@@ -78,16 +78,18 @@ class Peers:
         self.watchdog.stop()
 
     def _connect(self) -> None:
-        options = {"timeout": self._timeout}
-        for peer in PARTIES[: self.party]:
-            address = self._addresses[peer]
-            self._add(peer, lambda what, a=address, p=peer: dial(self._credentials, p, a, what, **options))
-        if self.party is not None:
-            others = [r for r in ROLES if r not in PARTIES] + list(PARTIES[self.party + 1 :])
-            host, port = self._addresses[self.role]
-            with listen(self._credentials, port, host, allow=others) as listener:
+        with contextlib.ExitStack() as stack:
+            if self.party is not None:
+                # Open before others are dialled, so that those who dial this party find it.
+                others = [r for r in ROLES if r not in PARTIES[: self.party + 1]]
+                host, port = self._addresses[self.role]
+                listener = stack.enter_context(listen(self._credentials, port, host, allow=others))
+            for peer in PARTIES[: self.party]:
+                address = self._addresses[peer]
+                self._add(peer, lambda what, a=address, p=peer: dial(self._credentials, p, a, what, self._timeout))
+            if self.party is not None:
                 for peer in others:
-                    self._add(peer, lambda what, p=peer: listener.accept(p, what, **options))
+                    self._add(peer, lambda what, p=peer: listener.accept(p, what, self._timeout))
 
     def _add(self, peer: str, open_link) -> None:
         self.links[peer] = open_link("work")

@@ -93,7 +93,8 @@ class Plan:
 
     def offline(self, words, opened):
         """At a party: material for one run. ``words``: unpacked. ``opened``: the public forms of the weights."""
-        return offline(self.program, Party(party_index()), *words, self._by_input(self.static, opened))
+        masks, dealt = words
+        return offline(self.program, Party(party_index()), masks, dealt, self._by_input(self.static, opened))
 
     def online(self, material, weights, inputs):
         """At a party: the run. Returns its shares of the outputs and the transcript."""

@@ -103,7 +103,7 @@ class Owning(Worker):
 
 
 class Computing(Worker):
-    """A party. ``call(plan, name, *args)`` runs a compiled program of the plan; ``saw(array)`` notes what was opened."""
+    """A party. ``call(plan, name, *args)`` runs a program of the plan; ``saw(array)`` notes what was opened."""
 
     def __init__(
         self,

@@ -1,0 +1,61 @@
+"""Ways to break a role at a chosen point, named by the environment: BREAK="where:how", e.g. "online:kill"."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+from pathlib import Path
+
+from comet_jax.errors import CometError
+from comet_jax.interpreters import online as interpreter
+from comet_jax.runtime import peers, workers
+from comet_jax.runtime.connected import Connected
+
+POINTS = {
+    "connect": [(peers.Peers, "_add")],
+    "load": [(workers.Worker, "__init__")],
+    "deal": [(workers.Dealing, "run"), (workers.Owning, "run"), (workers.Computing, "_prepare")],
+    "online": [(Connected, "_call")],
+    "reveal": [(Connected, "_results")],
+}
+
+
+def sabotage(folder: Path) -> None:
+    """Break this role as the environment says; nothing by default."""
+    where, _, how = os.environ.get("BREAK", "").partition(":")
+    if where == "opening":
+        flip_an_opening()
+    for owner, name in POINTS.get(where, []):
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def broken(*args, original=original, **kwargs):
+            if where != "online" or args[2] == "online":
+                (folder / "broken").write_text("")
+                act(how)
+            return original(*args, **kwargs)
+
+        setattr(owner, name, broken)
+
+
+def act(how: str) -> None:
+    if how == "raise":
+        raise ValueError("secret value 4711")
+    if how == "refuse":
+        raise CometError("this role has had enough")
+    os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[how])
+
+
+def flip_an_opening() -> None:
+    """An attacker on the parties' connection: one bit of one message reaches this party changed."""
+    original, done = interpreter.exchange, []
+
+    def exchange(words):
+        theirs = original(words)
+        if not done:
+            done.append(True)
+            theirs = theirs.at[0].set(theirs[0] ^ 1)
+        return theirs
+
+    interpreter.exchange = exchange

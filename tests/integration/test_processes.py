@@ -1,0 +1,60 @@
+"""Five processes, two devices or one simulation: the same program, the same results; and what travels is the plan's."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+import scenarios
+
+import comet_jax as cj
+from comet_jax.errors import CometError
+
+TOLERANCE = {"runs": 5e-3, "chained": 5e-3, "sealed": 1e-4, "others": 1e-4}  # two rings: 32 and 64 bits
+
+
+def close(found, expected) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(np.asarray(found[name]), np.asarray(value), atol=TOLERANCE[name], rtol=0)
+
+
+@pytest.mark.parametrize("make", [cj.Session.simulated, cj.Session.devices])
+def test_one_process_computes_what_plain_jax_does(make):
+    with make() as session:
+        close(scenarios.everything(session), scenarios.plain())
+
+
+def test_five_processes_compute_what_plain_jax_does_and_only_the_client_learns_it(fleet):
+    five = fleet("everything")
+    assert five.wait() == dict.fromkeys(five.roles, 0), [five.errors(role) for role in five.roles]
+    close(five.result("client"), scenarios.plain())
+    for role in set(five.roles) - {"client"}:
+        leaves = jax.tree.leaves(five.result(role), is_leaf=lambda x: x is None)
+        assert leaves == [None] * 6
+
+
+def test_the_kernel_counts_the_bytes_that_explain_says(fleet):
+    five = fleet("counted")
+    assert five.wait() == dict.fromkeys(five.roles, 0), [five.errors(role) for role in five.roles]
+    for role in ("party0", "party1"):
+        found = five.result(role)
+        overhead = found["sent"] - found["online"]
+        # Gloo puts a header of its own before each message.
+        assert 0 < overhead <= 200 * found["rounds"]
+        assert found["traffic"]["dealer"].keys() <= {"open", "opened", "session", "hello", "done"}
+    dealer = five.result("dealer")
+    corrections = dealer["traffic"]["party1"].pop("corrections")
+    assert 0 <= corrections - 2 * dealer["offline"] <= 2 * 150  # two runs, each with a small header
+    for party in ("party0", "party1"):
+        assert dealer["traffic"][party].keys() == {"open", "hello", "key"}
+        assert sum(dealer["traffic"][party].values()) < 1500
+
+
+def test_a_result_is_not_revealed_to_a_server():
+    with cj.Session.simulated() as session:
+        held = scenarios.shared(session, "model", scenarios.weights())
+        y = cj.private(scenarios.head)(held, scenarios.shared(session, "client", scenarios.prompt()))
+        for role in ("party0", "party1", "dealer", "somebody"):
+            with pytest.raises(CometError, match=role):
+                cj.reveal(y, to=role)
