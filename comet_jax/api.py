@@ -1,23 +1,22 @@
-"""What users call: ``private``, ``share``, ``reveal``, ``explain``."""
+"""What users call: ``private``, ``share``, ``seal``, ``reveal``, ``explain``."""
 
-from hashlib import sha256
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from comet_jax.errors import CometError
 from comet_jax.frontend import flax as frontend
-from comet_jax.frontend.flax import Private
-from comet_jax.frontend.trace import trace
+from comet_jax.frontend.call import Call
+from comet_jax.frontend.flax import Private, PrivateInstance
 from comet_jax.passes.explain import Explanation
-from comet_jax.passes.explain import explain as explain_plan
-from comet_jax.passes.lower import OwnedInput, SharedInput, lower
+from comet_jax.passes.explain import explain as explain_lowered
 from comet_jax.policy import Policy
 from comet_jax.runtime.plan import Plan
 from comet_jax.runtime.secret import Secret, Shares, is_secret
-from comet_jax.runtime.session import current
+from comet_jax.runtime.session import Session, check_owner, current
 
 
 def private(obj: Any = None, *, policy: Policy | None = None) -> Any:
@@ -33,111 +32,129 @@ def private(obj: Any = None, *, policy: Policy | None = None) -> Any:
 
 
 def share(tree: Any, owner: str) -> Any:
-    """``tree`` (a pytree of arrays, or an nnx module) as secrets of the role ``owner``.
+    """``tree`` (a pytree of arrays, or an nnx module) as secrets of the role ``owner``: "client" or "model".
 
     In a connected session only the owner needs the values: others may pass ``jax.ShapeDtypeStruct``. Numbers are
-    checked and encoded when a private function first uses them. Raises ``CometError`` outside a session.
+    checked and encoded when a private function first uses them. Raises ``CometError`` outside a session, for another
+    role, and for arrays that hold no numbers.
     """
     session = current()
-
-    def one(x: Any) -> Secret:
-        if isinstance(x, Secret):
-            raise CometError(f"{x!r} is secret already")
-        abstract = isinstance(x, jax.ShapeDtypeStruct)
-        if abstract and session.holds(owner):
-            raise CometError(f"{owner} is played by this process, so share() needs its values, not shapes")
-        dtype = np.dtype(x.dtype) if hasattr(x, "dtype") else np.asarray(x).dtype
-        if dtype.kind == "f" and dtype.itemsize == 8 and not hasattr(x, "dtype"):
-            dtype = np.dtype(np.float32)
-        if dtype.kind not in "fiubV":
-            raise CometError(f"arrays of {dtype} cannot be shared: real numbers, integers and booleans can")
-        value = np.asarray(x) if not abstract and session.holds(owner) else None
-        return Secret(tuple(np.shape(x)), dtype, owner, session, value)
-
+    check_owner(owner, "nothing can be shared by")
     if isinstance(tree, nnx.Module):
-        return frontend.share_module(tree, one)
-    return jax.tree.map(one, tree, is_leaf=is_secret)
+        return frontend.share_module(tree, lambda x: _shared(x, owner, session))
+    return jax.tree.map(lambda x: _shared(x, owner, session), tree, is_leaf=is_secret)
 
 
-def seal(secret: Secret, policy: Policy | None = None) -> Secret:
+def _shared(x: Any, owner: str, session: Session) -> Secret:
+    if isinstance(x, Secret):
+        raise CometError(f"{x!r} is secret already")
+    abstract = isinstance(x, jax.ShapeDtypeStruct)
+    if abstract and session.holds(owner):
+        raise CometError(f"{owner} is played by this process, so share() needs its values, not shapes")
+    given = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+    if not any(jnp.issubdtype(given, kind) for kind in (np.floating, np.integer, np.bool_)):
+        raise CometError(f"an array of type {given} cannot be shared: real numbers, integers and booleans can")
+    # The type that the same array has in JAX: 32 bits, unless 64-bit types are switched on.
+    dtype = jax.dtypes.canonicalize_dtype(given)
+    value = None
+    if not abstract and session.holds(owner):
+        before, value = np.asarray(x), np.asarray(x).astype(dtype)
+        if dtype.kind in "iu" and not np.array_equal(before, value):
+            raise CometError(f"{given}{list(value.shape)} of {owner} holds an integer that {dtype} cannot hold")
+    return Secret(tuple(np.shape(x)), dtype, owner, session, value)
+
+
+def seal(secret: Any, policy: Policy | None = None) -> Secret:
     """A shared real array as shares from here on.
 
     What depends on one owner's secrets alone, that owner computes in the clear before sharing. A sealed value is
     nobody's: every operation on it runs between the parties, as on the result of an earlier private call.
+
+    Of a shape (``jax.ShapeDtypeStruct``) it makes a sealed value that exists nowhere, for ``explain``; that needs no
+    session.
     """
+    policy = policy or Policy()
+    if isinstance(secret, jax.ShapeDtypeStruct):
+        dtype = _real(secret, np.dtype(secret.dtype))
+        payload = Shares(2.0**policy.numbers.raw, policy.ring, None, None, has_centred=True)
+        return Secret(tuple(secret.shape), dtype, None, None, payload)
     if not isinstance(secret, Secret) or secret.owner is None:
-        raise CometError(f"seal() takes a secret that share() made, not {secret!r}")
-    return current().seal(secret, policy or Policy())
+        raise CometError(f"seal() takes a secret that share() made, not {_kind(secret)}")
+    session = current()
+    _check_session(secret, session)
+    _real(secret, secret.dtype)
+    return session.seal(secret, policy)
+
+
+def _real(x: Any, dtype: np.dtype) -> np.dtype:
+    if not jnp.issubdtype(dtype, np.floating):
+        raise CometError(f"{x!r} holds no real numbers: only those can be sealed")
+    return dtype
+
+
+def _kind(x: Any) -> str:
+    # Not the value itself: it may be what was meant to be secret.
+    return repr(x) if isinstance(x, Secret) else f"a {type(x).__name__}"
 
 
 def reveal(tree: Any, to: str = "client") -> Any:
     """The values of the secrets in ``tree``, for the role ``to``; None in processes that play other roles.
 
-    Parties compare their records of the whole run before anything is revealed. A result may go to any role that the
-    caller names; an input only back to its owner.
+    Parties compare their records of the whole run before anything is revealed. A result may go to any owner that the
+    caller names; an input only back to its own.
     """
     leaves, treedef = jax.tree.flatten(tree, is_leaf=is_secret)
     secret = [x for x in leaves if is_secret(x)]
-    values = iter(current().reveal(secret, to) if secret else [])
+    if not secret:
+        return tree
+    session = current()
+    for x in secret:
+        _check_session(x, session)
+    values = iter(session.reveal(secret, to))
     return jax.tree.unflatten(treedef, [next(values) if is_secret(x) else x for x in leaves])
+
+
+def _check_session(x: Secret, session: Session) -> None:
+    if x.session is None:
+        raise CometError(f"{x!r} was made from a shape, for explain(): there is no value")
+    if x.session is not session:
+        raise CometError(f"{x!r} belongs to another session: share it again in this one")
 
 
 def explain(fn: Any, *args: Any, policy: Policy | None = None, **kwargs: Any) -> Explanation:
     """What a private call would cost and reveal, by operation; nothing is run.
 
-    ``fn`` is private or not yet; arguments are secrets, public arrays, or shapes (``jax.ShapeDtypeStruct``), which
-    count as secrets: of "model" in the first argument, of "client" in later ones.
+    ``fn`` is private or not yet; ``policy``, if given, replaces its own. Arguments are secrets, public arrays, or
+    shapes (``jax.ShapeDtypeStruct``), which count as secrets: of "model" in the first argument, of "client" in later
+    ones. ``seal(shape)`` stands for a value that nobody knows.
     """
+    if isinstance(fn, type):
+        raise CometError(f"explain() takes {fn.__name__}(...).apply, an instance or a function, not a class")
+    if isinstance(fn, PrivateInstance):
+        fn = fn.apply
     if not isinstance(fn, Private):
         fn = private(fn, policy=policy)
-    return explain_plan(plan_for(fn, args, kwargs, {})[0])
+        fn = fn.apply if isinstance(fn, PrivateInstance) else fn
+    elif policy is not None:
+        fn = fn.under(policy)
+    return explain_lowered(fn.trace(*args, **kwargs).lower())
 
 
-def plan_for(fn: Private, args: tuple, kwargs: dict[str, Any], plans: dict[Any, tuple]) -> tuple[Plan, Any, list]:
-    """The plan of a call, the tree of its results, and its flat inputs. ``plans`` caches."""
-    pure, args, kwargs = fn.pure(args, kwargs)
-    leaves = jax.tree_util.tree_flatten((args, kwargs), is_leaf=is_secret)[0]
-    roles = ["client"] * len(leaves)
-    first = len(jax.tree_util.tree_leaves(args[:1], is_leaf=is_secret))
-    if len(args) > 1:
-        roles[:first] = ["model"] * first
-    key = (fn.key, fn.policy, str(jax.tree.structure((args, kwargs), is_leaf=is_secret)), tuple(map(_identity, leaves)))
+def plan_for(call: Call, plans: dict[Any, tuple[Plan, Any]]) -> tuple[Plan, Any]:
+    """The plan of a call and the tree of its results. ``plans`` caches."""
+    key = call.key
     if key not in plans:
-        traced = trace(pure, args, kwargs)
-        inputs = [_input(x, name, role, fn.policy) for x, name, role in zip(leaves, traced.names, roles, strict=True)]
-        lowered = lower(traced.graph, inputs, fn.policy)
-        plans[key] = (Plan(lowered), traced.out_tree)
-    plan, out_tree = plans[key]
-    return plan, out_tree, leaves
-
-
-def _input(x: Any, name: str, role: str, policy: Policy) -> Any:
-    if isinstance(x, jax.ShapeDtypeStruct):
-        x = Secret(x.shape, np.dtype(x.dtype), role, None)
-    if not isinstance(x, Secret):
-        return np.asarray(x)
-    if isinstance(x.payload, Shares):
-        return SharedInput(x.shape, x.dtype, x.payload.ring, x.payload.scale, x.payload.has_centred)
-    assert x.owner is not None
-    owner = "client" if policy.publishes(name) else x.owner
-    return OwnedInput(owner, name, x.shape, x.dtype)
-
-
-def _identity(x: Any) -> Any:
-    """What a plan depends on of an input: the value itself of a public one."""
-    if isinstance(x, Secret):
-        extra = (x.payload.scale, x.payload.ring, x.payload.has_centred) if isinstance(x.payload, Shares) else x.owner
-        return x.shape, str(x.dtype), extra
-    if isinstance(x, jax.ShapeDtypeStruct):
-        return x.shape, str(x.dtype), "shape"
-    array = np.asarray(x)
-    return array.shape, str(array.dtype), sha256(array.tobytes()).hexdigest()
+        traced = call.trace()
+        plans[key] = (Plan(traced.lower()), traced.out_tree)
+    return plans[key]
 
 
 def _execute(fn: Private, args: tuple, kwargs: dict[str, Any]) -> Any:
-    session = current()
-    plan, out_tree, leaves = plan_for(fn, args, kwargs, session.plans)
-    for x in leaves:
-        if isinstance(x, Secret) and x.session is not session:
-            raise CometError(f"{x!r} belongs to another session: share it again in this one")
-    return jax.tree_util.tree_unflatten(out_tree, session.run(plan, leaves))
+    session, call = current(), fn.call(args, kwargs)
+    for x in call.arrays:
+        if isinstance(x, Secret):
+            _check_session(x, session)
+        elif isinstance(x, jax.ShapeDtypeStruct):
+            raise CometError(f"an argument is a shape, {x}: share() it first; shapes alone are for explain()")
+    plan, out_tree = plan_for(call, session.plans)
+    return jax.tree_util.tree_unflatten(out_tree, session.run(plan, call.arrays))

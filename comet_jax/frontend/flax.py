@@ -4,74 +4,100 @@ Decorated things behave as before on ordinary arrays. With a secret among the ar
 the call goes to the session instead.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import update_wrapper
-from typing import Any
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
 from flax import nnx
 
 from comet_jax.errors import CometError
+from comet_jax.frontend.call import Call, Pure
+from comet_jax.frontend.trace import Traced
 from comet_jax.policy import Policy
 from comet_jax.runtime.secret import is_secret
 
-Execute = Callable[..., Any]
+Execute = Callable[["Private", tuple, dict[str, Any]], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Itself:
+    """Stands for an object that cannot be hashed: equal to itself only. It keeps the object, whose id stays its own."""
+
+    of: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and self.of is other.of
+
+    def __hash__(self) -> int:
+        return id(self.of)
 
 
 class Private:
     """A function that runs privately where it is given secrets. As a class attribute it binds like a method."""
 
-    def __init__(self, fn: Callable[..., Any], policy: Policy, execute: Execute, owner: Any = None):
-        self.fn, self.policy, self._execute, self.owner = fn, policy, execute, owner
-        update_wrapper(self, fn)
+    def __init__(self, fn: Callable[..., Any], policy: Policy, execute: Execute):
+        self.fn, self.policy, self._execute = fn, policy, execute
+        update_wrapper(self, fn, updated=())
 
-    def __get__(self, instance: Any, owner: type | None = None) -> "Private":
-        if instance is None:
-            return self
-        return Private(self.fn.__get__(instance, owner), self.policy, self._execute, instance)
+    def __get__(self, instance: Any, owner: type | None = None) -> Self:
+        return self if instance is None else type(self)(self.fn.__get__(instance, owner), self.policy, self._execute)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not has_secret((args, kwargs)):
+        if not self.takes_secrets(args, kwargs):
             return self.fn(*args, **kwargs)
         return self._execute(self, args, kwargs)
 
-    def pure(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Callable[..., Any], tuple, dict[str, Any]]:
-        """A function of arrays alone, and its arguments."""
-        return self.fn, args, kwargs
+    def trace(self, *args: Any, **kwargs: Any) -> Traced:
+        """The first stage of a call, as of ``jax.jit``: ``.trace(...).lower().as_text()``. Nothing is run.
 
-    @property
-    def key(self) -> Any:
-        """What identifies the function between calls."""
-        return getattr(self.fn, "__func__", self.fn), self.owner if _hashable(self.owner) else id(self.owner)
+        Arguments are secrets, public arrays, or shapes (``jax.ShapeDtypeStruct``), which count as secrets.
+        """
+        return self.call(args, kwargs).trace()
+
+    def call(self, args: tuple, kwargs: dict[str, Any]) -> Call:
+        """A call of this function."""
+        return Call(self.pure(args, kwargs), self.policy)
+
+    def under(self, policy: Policy) -> Self:
+        """The same function with another policy."""
+        return type(self)(self.fn, policy, self._execute)
+
+    def takes_secrets(self, args: tuple, kwargs: dict[str, Any]) -> bool:
+        """Whether a call with these arguments is private."""
+        return has_secret((args, kwargs))
+
+    def pure(self, args: tuple, kwargs: dict[str, Any]) -> Pure:
+        """A function of its arguments alone, and those."""
+        owner = getattr(self.fn, "__self__", None)
+        key = (getattr(self.fn, "__func__", self.fn), owner if _hashable(owner) else _Itself(owner))
+        return Pure(self.fn, args, kwargs, key)
 
 
 class PrivateModule(Private):
     """The ``__call__`` of an nnx module, whose state is an argument like any other."""
 
-    def __get__(self, instance: Any, owner: type | None = None) -> "Private":
-        if instance is None:
-            return self
-        return PrivateModule(self.fn.__get__(instance, owner), self.policy, self._execute, instance)
+    @property
+    def module(self) -> Any:
+        """The module that it is bound to."""
+        return self.fn.__self__  # type: ignore[attr-defined]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not has_secret((args, kwargs)) and not has_secret(nnx.state(self.owner)):
-            return self.fn(*args, **kwargs)
-        return self._execute(self, args, kwargs)
+    def takes_secrets(self, args: tuple, kwargs: dict[str, Any]) -> bool:
+        return has_secret((args, kwargs)) or has_secret(nnx.state(self.module))
 
-    def pure(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Callable[..., Any], tuple, dict[str, Any]]:
-        graphdef, state = nnx.split(self.owner)
-        method = getattr(self.fn, "__func__", self.fn)
+    def pure(self, args: tuple, kwargs: dict[str, Any]) -> Pure:
+        # Random state (of an inactive dropout, say) is no data: it stays with the module.
+        graphdef, random, state = nnx.split(self.module, nnx.RngState, ...)
+        method = self.fn.__func__  # type: ignore[attr-defined]
 
         def function(state, *args, **kwargs):
-            return method(nnx.merge(graphdef, state), *args, **kwargs)
+            return method(nnx.merge(graphdef, random, state), *args, **kwargs)
 
-        return function, (nnx.to_pure_dict(state), *args), kwargs
-
-    @property
-    def key(self) -> Any:
-        return getattr(self.fn, "__func__", self.fn), str(nnx.split(self.owner)[0])
+        if not _hashable(graphdef):
+            raise CometError(f"{type(self.module).__name__} has an attribute that cannot be hashed, so it has no cache")
+        return Pure(function, (nnx.to_pure_dict(state), *args), kwargs, (method, graphdef))
 
 
 @dataclass
@@ -90,7 +116,7 @@ def has_secret(tree: Any) -> bool:
     return any(map(is_secret, jax.tree.leaves(tree, is_leaf=is_secret)))
 
 
-def _hashable(x: Any) -> bool:
+def _hashable(x: Hashable) -> bool:
     try:
         hash(x)
     except TypeError:
@@ -100,24 +126,29 @@ def _hashable(x: Any) -> bool:
 
 def make_private(obj: Any, policy: Policy, execute: Execute) -> Any:
     """``obj`` made private: see ``comet_jax.private``."""
+    ordinary = lambda fn: fn.fn if isinstance(fn, Private) else fn
+    if isinstance(obj, Private):
+        return obj.under(policy)
+    if isinstance(obj, PrivateInstance):
+        return PrivateInstance(obj.module, obj.apply.under(policy))
     if isinstance(obj, type):
         if issubclass(obj, nn.Module):
-            obj.apply = Private(obj.apply, policy, execute)  # type: ignore[assignment]
+            obj.apply = Private(ordinary(obj.apply), policy, execute)
             return obj
-        if issubclass(obj, nnx.Module):
-            obj.__call__ = PrivateModule(obj.__call__, policy, execute)  # type: ignore[operator]
+        if issubclass(obj, nnx.Module) and hasattr(obj, "__call__"):  # noqa: B004 (its instances' method)
+            obj.__call__ = PrivateModule(ordinary(obj.__call__), policy, execute)
             return obj
     elif isinstance(obj, nn.Module):
-        return PrivateInstance(obj, Private(obj.apply, policy, execute, obj))
+        return PrivateInstance(obj, Private(ordinary(obj.apply), policy, execute))
     elif isinstance(obj, nnx.Module):
-        call = type(obj).__call__  # type: ignore[operator]
-        return PrivateModule(call.__get__(obj), policy, execute, obj)
+        if callable(obj):
+            return PrivateModule(ordinary(type(obj).__call__).__get__(obj), policy, execute)
     elif callable(obj):
         return Private(obj, policy, execute)
     raise CometError(f"private() takes a Flax module, its class, or a function, not {type(obj).__name__}")
 
 
 def share_module(module: nnx.Module, f: Callable[[Any], Any]) -> nnx.Module:
-    """A copy of an nnx module whose arrays are ``f`` of them."""
-    graphdef, state = nnx.split(module)
-    return nnx.merge(graphdef, jax.tree.map(f, state))
+    """A copy of an nnx module whose arrays are ``f`` of them; random state is no data and stays as it is."""
+    graphdef, random, state = nnx.split(module, nnx.RngState, ...)
+    return nnx.merge(graphdef, random, jax.tree.map(f, state))

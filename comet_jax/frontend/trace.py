@@ -1,10 +1,11 @@
-"""Tracing a user's function: its graph, the names of its inputs, and a refusal of what it captured.
+"""Tracing a user's function to a graph, and a refusal of what it captured or would show.
 
 An array that a function closes over would become a constant of the program that both parties hold. Large or real
 ones are weights that were forgotten, so they are refused; masks, indices and scalars made inside are fine.
 """
 
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,32 +15,41 @@ import numpy as np
 from comet_jax.errors import CapturedWeightsError, SecretLeakError
 from comet_jax.ir.jaxprs import Const, Graph, Node, flatten
 from comet_jax.passes.fuse import fuse
+from comet_jax.passes.lower import Input, Lowered, lower
+from comet_jax.policy import Policy
 
 LARGEST_CONSTANT = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """A function's fused graph on flat arrays, and what its arrays are."""
+    """A function's fused graph on flat arrays, who knows each of them, and the tree of its results."""
 
     graph: Graph
-    names: tuple[str, ...]
+    inputs: Sequence[Input]
     out_tree: Any
+    policy: Policy
+
+    def as_text(self) -> str:
+        """The graph, for people."""
+        return str(self.graph)
+
+    def lower(self) -> Lowered:
+        """The next stage: the two-party program."""
+        return lower(self.graph, self.inputs, self.policy)
 
 
-def trace(fn: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Traced:
-    """Trace ``fn`` on a tree of arrays or of things with a shape and a dtype.
+def trace(fn: Callable[..., Any], avals: Sequence[Any], inputs: Sequence[Input], policy: Policy) -> Traced:
+    """Trace ``fn`` on arrays of ``avals``.
 
-    Raises ``CapturedWeightsError`` for weights in the closure, ``SecretLeakError`` for Python control flow on values.
+    Raises ``CapturedWeightsError`` for weights in the closure, ``SecretLeakError`` for Python control flow on values
+    and for effects such as printing.
     """
-    leaves, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
-    avals = [jax.ShapeDtypeStruct(np.shape(x), _dtype(x)) for _, x in leaves]
     out_tree = None
 
     def flat(*arrays):
         nonlocal out_tree
-        a, k = jax.tree_util.tree_unflatten(tree, arrays)
-        out, out_tree = jax.tree_util.tree_flatten(fn(*a, **k))
+        out, out_tree = jax.tree_util.tree_flatten(fn(*arrays))
         return out
 
     try:
@@ -50,25 +60,12 @@ def trace(fn: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Traced
         raise SecretLeakError(_told(e, "turned an array into a NumPy array")) from e
     except jax.errors.ConcretizationTypeError as e:
         raise SecretLeakError(_told(e, "asked for the value of an array")) from e
-    _refuse_captured(graph)
     _refuse_effects(graph)
-    return Traced(fuse(graph), tuple(_name(path) for path, _ in leaves), out_tree)
-
-
-def _dtype(x: Any) -> Any:
-    return x.dtype if hasattr(x, "dtype") else jax.numpy.result_type(x)
-
-
-def _name(path: tuple) -> str:
-    """The path of an input without the argument's number: params/block0/qkv/kernel."""
-    parts = [str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path]
-    kind, *rest = parts
-    return "/".join(rest if kind == "1" or len(rest) < 2 else rest[1:]) if kind in "01" else "/".join(parts)
+    _refuse_captured(graph)
+    return Traced(fuse(graph), inputs, out_tree, policy)
 
 
 def _told(error: Exception, what: str) -> str:
-    import traceback
-
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_library(f.filename)]
     place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     return (
@@ -78,10 +75,10 @@ def _told(error: Exception, what: str) -> str:
 
 
 def _is_library(path: str) -> bool:
-    return any(f"/{name}/" in path for name in ("jax", "jaxlib", "flax")) or path.startswith("<")
+    return any(f"/{name}/" in path for name in ("jax", "jaxlib", "flax", "comet_jax")) or path.startswith("<")
 
 
-def _all_nodes(graph: Graph):
+def _all_nodes(graph: Graph) -> Iterator[Node]:
     for node in graph.nodes:
         yield node
         if isinstance(node.params.get("body"), Graph):

@@ -151,7 +151,7 @@ def _const(x: Any) -> Const:
 def _inline(jaxpr: Any, env: dict[Any, Value], nodes: list[Node], where: str, site: str) -> list[Value]:
     def read(atom: Any) -> Value:
         if isinstance(atom, jex.Literal):
-            array = np.asarray(atom.val, atom.aval.dtype)
+            array = np.asarray(atom.val, _value(atom).dtype)
             return Const(array.shape, array.dtype, array)
         return env[atom]
 
@@ -162,7 +162,7 @@ def _inline(jaxpr: Any, env: dict[Any, Value], nodes: list[Node], where: str, si
         line, path = _line(eqn) or where, _path(eqn, site)
         if name in INLINED and INLINED[name] in eqn.params:
             inner, consts = _open(eqn.params[INLINED[name]])
-            scope = dict(zip(inner.constvars, map(_const, consts)))
+            scope: dict[Any, Value] = dict(zip(inner.constvars, map(_const, consts)))
             scope.update(zip(inner.invars, inputs[len(inputs) - len(inner.invars) :], strict=True))
             env.update(zip(eqn.outvars, _inline(inner, scope, nodes, line, path)))
             continue
@@ -170,10 +170,20 @@ def _inline(jaxpr: Any, env: dict[Any, Value], nodes: list[Node], where: str, si
         if name == "scan":
             params["body"] = from_jaxpr(params["jaxpr"])
         outputs = tuple(_value(v) for v in eqn.outvars)
-        effects = bool(eqn.effects)
+        effects = _has_effects(eqn)
         nodes.append(Node(name, params, tuple(inputs), outputs, eqn.primitive, line, path, None, effects))
         env.update(zip(eqn.outvars, outputs))
     return [read(a) for a in jaxpr.outvars]
+
+
+def _has_effects(eqn: Any) -> bool:
+    """Whether an equation, or one in a branch or body of it, does something outside the program.
+
+    A pure callback declares no effect, and yet it hands its arguments to Python.
+    """
+    inner = [p for x in eqn.params.values() for p in (x if isinstance(x, tuple | list) else (x,))]
+    bodies = [_open(p)[0] for p in inner if isinstance(p, jex.Jaxpr | jex.ClosedJaxpr)]
+    return bool(eqn.effects) or "callback" in eqn.primitive.name or any(_has_effects(e) for b in bodies for e in b.eqns)
 
 
 def _line(eqn: Any) -> str:

@@ -86,7 +86,7 @@ def _fuse_one(graph: Graph, pattern: Pattern, traced: dict[tuple, Graph | None])
             if key not in traced:
                 traced[key] = _trace(pattern, out.shape, out.dtype)
             reference = traced[key]
-            found = reference and reference.nodes and _match(reference, producers, node)
+            found = _match(reference, producers, node) if reference and reference.nodes else None
             if found:
                 new = _replacement(pattern, found, node)
                 renamed[out] = new[-1].outputs[0]

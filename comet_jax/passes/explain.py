@@ -1,5 +1,6 @@
 """What a plan costs and reveals, by operation of the model. Counted from the program; nothing is run."""
 
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -8,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from comet_jax.ir.program import Program, Scan
+from comet_jax.passes.lower import Lowered
 from comet_jax.protocols.opening import Open, Reveal
-from comet_jax.runtime.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,15 @@ class Explanation:
 
     def __str__(self) -> str:
         table = Table(title=None, box=None, pad_edge=False)
-        for name, justify in (("site", "left"), ("protocols", "left"), ("openings", "right"), ("online", "right")):
-            table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-        table.add_column("offline", justify="right")
+        for name in ("site", "protocols"):
+            table.add_column(name, overflow="fold")
+        for name in ("openings", "online", "offline"):
+            table.add_column(name, justify="right")
         for r in self.operations:
             site = r.site if r.times == 1 else f"{r.site} x{r.times}"
             row = (r.openings * r.times, _size(r.online_bytes * r.times), _size(r.offline_bytes * r.times))
             table.add_row(site, r.protocols, *map(str, row))
-        console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        console = Console(width=120, record=True, file=io.StringIO())
         console.print(table)
         total = (
             f"{self.rounds} rounds, {_size(self.online_bytes)} sent by each party, "
@@ -68,15 +70,15 @@ def _size(count: float) -> str:
     return f"{count:.2f} GB"
 
 
-def explain(plan: Plan) -> Explanation:
-    """Explain ``plan``."""
-    program = plan.program
+def explain(lowered: Lowered) -> Explanation:
+    """Explain a lowered function."""
+    program = lowered.program
     reveals = [
         "Parties see: openings under single-use masks (uniform), public inputs and shapes. The dealer sees nothing.",
         "Revealed on purpose: nothing but what `reveal` is called on.",
     ]
-    if plan.lowered.policy.published:
-        reveals.append(f"Published by its owner: parameters matching {', '.join(plan.lowered.policy.published)}.")
+    if lowered.policy.published:
+        reveals.append(f"Published by its owner: parameters matching {', '.join(lowered.policy.published)}.")
     rows = tuple(_rows(program, 1))
     return Explanation(program.round_count, program.online_bytes, program.offline_bytes, rows, tuple(reveals))
 

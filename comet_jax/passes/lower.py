@@ -82,6 +82,15 @@ class Lowered:
     results: tuple[Result, ...]
     policy: Policy
 
+    def as_text(self) -> str:
+        """The program, for people."""
+        return str(self.program)
+
+    def cost_analysis(self) -> dict[str, int]:
+        """Rounds, bytes that each party sends, and bytes that the dealer sends."""
+        p = self.program
+        return {"rounds": p.round_count, "online_bytes": p.online_bytes, "offline_bytes": p.offline_bytes}
+
 
 def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     """Lower ``graph`` for inputs of the given kinds; arrays are public."""

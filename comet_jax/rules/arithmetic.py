@@ -1,12 +1,14 @@
 """Element-wise arithmetic. Constants cost nothing: they change a wire's scale, which is any real number."""
 
+from typing import Any
+
 import numpy as np
 
 from comet_jax.protocols.bilinear import Bilinear
 from comet_jax.protocols.linear import Combine, Rearrange
 from comet_jax.rules.registry import rule
 from comet_jax.rules.scope import Scope, centre
-from comet_jax.rules.terms import Affine, Joint, Known, Masked, Owned, Scaled, Term
+from comet_jax.rules.terms import Affine, Joint, Known, Masked, Owned, Scaled, Term, centring
 from comet_jax.sharing.packing import Where
 
 # A public addend at or below this, or a fill value, stands for minus infinity (-1e9, finfo.min, -inf are in use).
@@ -22,10 +24,7 @@ def add(s: Scope, node, x: Term, y: Term):
         return _add_public(s, x, y.value)
     if isinstance(y, Owned):
         return _add_owned(s, x, y)
-    extra = {}
-    if x.make_centred and y.make_centred:
-        extra["make_centred"] = lambda: s.add(x.centred, y.centred)
-    return s.result(x.shape, lambda: s.add(x.raw, y.raw), **extra)
+    return s.result(x.shape, lambda: s.add(x.raw, y.raw), make_centred=centring(s.add, x, y))
 
 
 @rule("sub", elementwise=True)
@@ -45,10 +44,8 @@ def _add_public(s: Scope, x: Joint, value: np.ndarray):
         raise ValueError("a public addend is NaN")
     keep = np.broadcast_to(value > MINUS_INFINITY, x.shape)
     value = np.broadcast_to(np.where(value > MINUS_INFINITY, value, 0.0), x.shape)
-    extra = {}
-    if x.make_centred:
-        extra["make_centred"] = lambda: s.add_public(x.centred, value - value.mean(-1, keepdims=True))
-    out = s.result(x.shape, lambda: s.add_public(x.raw, value), **extra)
+    middle = centring(lambda c: s.add_public(c, value - value.mean(-1, keepdims=True)), x)
+    out = s.result(x.shape, lambda: s.add_public(x.raw, value), make_centred=middle)
     return out if keep.all() else masked(s, out, keep)
 
 
@@ -62,9 +59,7 @@ def _add_owned(s: Scope, x: Joint, y: Owned):
         var = s.broadcast(s.encode(value, base.scale), x.shape)
         return Scaled(s.b.emit(Combine((1, 1)), base.var, var), base.scale)
 
-    extra = {}
-    if x.make_centred:
-        extra["make_centred"] = lambda: plus(x.centred, centre(source))
+    extra: dict[str, Any] = {"make_centred": centring(lambda c: plus(c, centre(source)), x)}
     if x.affine and y.vector and y.owner == x.affine.gain.owner:
         shift = y.vector if x.affine.shift is None else x.affine.shift.map(np.add, y.vector.shape, y.vector)
         extra["affine"] = Affine(x.affine.base, x.affine.gain, shift)
@@ -118,31 +113,26 @@ def multiply_by_public(s: Scope, x: Joint, value: np.ndarray) -> Joint:
     small_integers = bool(np.all(np.abs(ratios - np.rint(ratios)) < 1e-12))
     same = small_integers and ratios.size and bool(np.all(ratios == ratios.flat[0]))
 
-    def times(form):
-        def make():
-            base = form()
-            if small_integers:  # every factor is 0 or plus or minus the largest
-                var = base.var
-                if not same or ratios.flat[0] < 0:
-                    table = ratios.flat[0] if same else np.broadcast_to(ratios, x.shape)
-                    var = s.scale_by(var, np.rint(table))
-                return Scaled(var, base.scale / largest, base.where)
-            bits = 12
-            base = s.small(base)
-            table = np.rint(np.broadcast_to(ratios, x.shape) * 2.0**bits)
-            return Scaled(s.scale_by(base.var, table), base.scale * 2.0**bits / largest, base.where)
+    def times(base: Scaled) -> Scaled:
+        if small_integers:  # every factor is 0 or plus or minus the largest
+            var = base.var
+            if not same or ratios.flat[0] < 0:
+                table = ratios.flat[0] if same else np.broadcast_to(ratios, x.shape)
+                var = s.scale_by(var, np.rint(table))
+            return Scaled(var, base.scale / largest, base.where)
+        bits = s.table_bits
+        base = s.small(base)
+        table = np.rint(np.broadcast_to(ratios, x.shape) * 2.0**bits)
+        return Scaled(s.scale_by(base.var, table), base.scale * 2.0**bits / largest, base.where)
 
-        return make
-
-    extra = {}
+    extra: dict[str, Any] = {}
     if same:
-        if x.make_centred:
-            extra["make_centred"] = times(lambda: x.centred)
+        extra["make_centred"] = centring(times, x)
         if x.masked and ratios.flat[0] > 0:
             extra["masked"] = Masked(multiply_by_public(s, x.masked.base, value), x.masked.where)
         if x.inverse:
             extra["inverse"] = multiply_by_public(s, x.inverse, 1 / np.asarray(value, np.float64))
-    out = s.result(x.shape, times(lambda: x.raw), **extra)
+    out = s.result(x.shape, lambda: times(x.raw), **extra)
     if same and ratios.flat[0] > 0:
         # The operand is the same integers at another scale: opened once.
         rescaled = lambda _: Scaled(x.operand.var, x.operand.scale / largest, x.operand.where)
@@ -191,7 +181,7 @@ def _power(s: Scope, node, x: Joint, power: int):
     return out
 
 
-@rule("copy", "copy_p", "stop_gradient", "optimization_barrier", "reduce_precision")
+@rule("copy", "optimization_barrier", "reduce_precision")
 def identity(s: Scope, node, *xs: Term):
     return [s.joint(x) for x in xs]
 
@@ -234,9 +224,7 @@ def rearranged(s: Scope, x: Joint, kind: str, parameters: tuple, shape, *, once:
             where = Where(np.asarray(step.apply(where.mask.astype(np.uint32))).astype(bool))
         return Scaled(s.b.emit(step, f.var), f.scale, where)
 
-    extra = {}
-    if last and x.make_centred:
-        extra["make_centred"] = lambda: move(x.centred)
+    extra: dict[str, Any] = {"make_centred": centring(move, x) if last else None}
     if x.masked:
         base = rearranged(s, x.masked.base, kind, parameters, shape, once=once, last=last)
         keep = np.asarray(step.apply(x.masked.where.mask.astype(np.uint32))).astype(bool)

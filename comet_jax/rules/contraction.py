@@ -85,7 +85,7 @@ def _by_public(s: Scope, x: Term, y: Term, dims, shape) -> Joint:
     joint = s.joint(secret)
     table = np.asarray(table, np.float64)
     whole = bool(np.all(table == np.rint(table)))
-    bits = 0 if whole else 12
+    bits = 0 if whole else s.table_bits
 
     def make():
         base = joint.raw if whole and np.abs(table).sum() <= 1 else s.small(joint.raw)

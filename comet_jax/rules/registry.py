@@ -5,19 +5,21 @@ of one owner (such nodes are computed in the clear by whoever knows the inputs),
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from comet_jax.rules.terms import Term
 
 Rule = Callable[..., "Term | Sequence[Term]"]
+F = TypeVar("F", bound=Rule)
 RULES: dict[str, Rule] = {}
 # Operations whose inputs may have axes of one element where the output has more.
 ELEMENTWISE: set[str] = set()
 
 
-def rule(*names: str, elementwise: bool = False) -> Callable[[Rule], Rule]:
+def rule(*names: str, elementwise: bool = False) -> Callable[[F], F]:
     """Register a rule for the operations ``names``."""
 
-    def register(f: Rule) -> Rule:
+    def register(f: F) -> F:
         for name in names:
             if name in RULES:
                 raise ValueError(f"there is a rule for {name} already")

@@ -52,6 +52,11 @@ class Scope:
         """Scale of linear results."""
         return 2.0**self.numbers.raw
 
+    @property
+    def table_bits(self) -> int:
+        """Fraction bits of public factors: a little finer than the operands that they multiply."""
+        return self.numbers.operand + 2
+
     def encode(self, owned: Owned, scale: float, *, static: bool = False) -> Var:
         """A program input that holds ``owned`` at ``scale``."""
         key = (id(owned), scale, static)

@@ -16,7 +16,7 @@ def reshape(s: Scope, node, x: Joint):
     return rearranged(s, x, "reshape", (shape,), shape, once=True, last=last)
 
 
-@rule("squeeze", "expand_dims")
+@rule("squeeze")
 def squeeze(s: Scope, node, x: Joint):
     return reshape(s, node, x)
 
@@ -88,13 +88,11 @@ def concatenate(s: Scope, node, *xs: Term):
 
 @rule("dynamic_slice")
 def dynamic_slice(s: Scope, node, x: Term, *starts: Term):
-    if not all(isinstance(i, Known) for i in starts):
+    places = [i.value for i in starts if isinstance(i, Known)]
+    if len(places) < len(starts):
         raise ValueError("slicing at a secret place has no private rule")
     sizes, joint = node.params["slice_sizes"], s.joint(x)
-    begin = tuple(
-        int(np.clip(i.value, 0, n - k))
-        for i, n, k in zip(starts, joint.shape, sizes)  # type: ignore[union-attr]
-    )
+    begin = tuple(int(np.clip(i, 0, n - k)) for i, n, k in zip(places, joint.shape, sizes))
     end = tuple(b + k for b, k in zip(begin, sizes))
     last = sizes[-1] == joint.shape[-1]
     return rearranged(s, joint, "slice", (begin, end, (1,) * len(end)), tuple(sizes), once=False, last=last)
@@ -179,4 +177,4 @@ def follow(owned: Owned, node) -> "Owned | None":
         return vector if node.params["broadcast_dimensions"][-1:] == (len(shape) - 1,) else None
     if node.op == "convert_element_type":
         return vector
-    return vector if node.op in ("reshape", "squeeze", "expand_dims") else None
+    return vector if node.op in ("reshape", "squeeze") else None

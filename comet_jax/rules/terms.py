@@ -138,3 +138,10 @@ class Joint:
 
 
 Term = Known | Owned | Joint
+
+
+def centring(f: Callable[..., Scaled], *xs: Joint) -> Callable[[], Scaled] | None:
+    """How a centred form is made by ``f`` from those of ``xs``, if all of them have one."""
+    if any(x.make_centred is None for x in xs):
+        return None
+    return lambda: f(*(x.centred for x in xs))

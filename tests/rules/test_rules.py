@@ -1,0 +1,55 @@
+"""Every rule against float32, in both rings. A group of cases is one private function: compilation dominates."""
+
+import jax
+import numpy as np
+import pytest
+from rule_cases import GROUPS, Case
+
+import comet_jax as cj
+from comet_jax.rules import registry
+
+
+def together(cases: list[Case]):
+    """All cases of a group as one function of their inputs and weights."""
+
+    def function(weights, inputs):
+        return [c.function(*x, *w) for c, w, x in zip(cases, weights, inputs)]
+
+    return function
+
+
+@pytest.mark.parametrize("ring", [32, 64])
+@pytest.mark.parametrize("group", GROUPS)
+def test_rules_agree_with_float32(group, ring):
+    cases, policy = [c for c in GROUPS[group] if ring in c.rings], cj.Policy(ring=ring)
+    with cj.Session.simulated():
+        weights = cj.share([c.weights for c in cases], owner="model")
+        inputs = [[cj.seal(x, policy) for x in cj.share(c.inputs, owner="client")] for c in cases]
+        results = cj.reveal(cj.private(together(cases), policy=policy)(weights, inputs))
+    wrong = []
+    for case, result in zip(cases, results, strict=True):
+        found = list(result) if isinstance(result, tuple | list) else [result]
+        for i, (got, wanted) in enumerate(zip(found, case.plain(), strict=True)):
+            assert got.shape == wanted.shape
+            assert got.dtype == wanted.dtype
+            error = np.abs(np.float64(got) - np.float64(wanted)).max(initial=0.0)
+            if not error <= case.bound(policy.numbers):
+                wrong.append(f"{case.name} [{i}]: off by {error:.3g}, allowed {case.bound(policy.numbers):.3g}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_rule_has_a_case(monkeypatch):
+    """By what lowering the cases really calls, not by their names."""
+    called = set()
+
+    def watched(name, rule):
+        return lambda *args: (called.add(name), rule(*args))[1]
+
+    for name, rule in list(registry.RULES.items()):
+        monkeypatch.setitem(registry.RULES, name, watched(name, rule))
+    shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
+    for cases in GROUPS.values():
+        weights = [[shape(w) for w in c.weights] for c in cases]
+        inputs = [[cj.seal(shape(x)) for x in c.inputs] for c in cases]
+        cj.private(together(cases)).trace(weights, inputs).lower()
+    assert called == set(registry.RULES)
