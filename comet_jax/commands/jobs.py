@@ -78,7 +78,7 @@ def write_text(
     The window is always full: the servers learn neither the prompt's length nor which position is read.
     """
     length, text, written = window(job), list(prompt), []
-    model = cj.private(byte_lm.ByteLM(byte_lm.ByteLMConfig()), policy=cj.Policy(ring=job.ring))
+    model = cj.private(byte_lm.ByteLM(byte_lm.ByteLMConfig()), policy=byte_lm.policy(job.ring))
     weights = cj.share(_language_model(session), owner="model")
     for _ in range(job.runs):
         start = time.perf_counter()
