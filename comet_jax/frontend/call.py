@@ -40,6 +40,9 @@ class Call:
         self._places = [i for i, leaf in enumerate(self._leaves) if _is_array(leaf)]
         self._paths = [found[i][0] for i in self._places]
         self.arrays = [self._leaves[i] for i in self._places]
+        for x in self.arrays:
+            if jnp.issubdtype(x.dtype, jax.dtypes.extended):
+                raise CometError(f"an argument is of type {x.dtype}: a private function takes no random keys")
 
     @property
     def key(self) -> Hashable:
@@ -77,16 +80,10 @@ def _input(x: Any, name: str, role: str, policy: Policy) -> Input:
     if isinstance(x, Secret) and isinstance(x.payload, Shares):
         return SharedInput(x.shape, x.dtype, x.payload.ring, x.payload.scale, x.payload.has_centred)
     if not isinstance(x, Secret | jax.ShapeDtypeStruct):
-        return _public(x)
+        return np.asarray(x)
     owner = x.owner if isinstance(x, Secret) else role
     assert owner is not None
     return OwnedInput("client" if policy.publishes(name) else owner, name, tuple(x.shape), np.dtype(x.dtype))
-
-
-def _public(x: Any) -> np.ndarray:
-    if jnp.issubdtype(x.dtype, jax.dtypes.extended):
-        raise CometError(f"an argument of type {x.dtype} has no private form: a private function takes no random keys")
-    return np.asarray(x)
 
 
 def _identity(x: Any) -> Hashable:
@@ -97,7 +94,7 @@ def _identity(x: Any) -> Hashable:
     if isinstance(x, jax.ShapeDtypeStruct):
         return x.shape, str(x.dtype), "shape"
     if _is_array(x):
-        array = _public(x)
+        array = np.asarray(x)
         return array.shape, str(array.dtype), sha256(array.tobytes()).hexdigest()
     try:
         hash(x)

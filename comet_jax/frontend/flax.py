@@ -12,6 +12,7 @@ from typing import Any, Self
 import flax.linen as nn
 import jax
 from flax import nnx
+from flax.errors import TraceContextError
 
 from comet_jax.errors import CometError
 from comet_jax.frontend.call import Call, Pure
@@ -93,7 +94,15 @@ class PrivateModule(Private):
         method = self.fn.__func__  # type: ignore[attr-defined]
 
         def function(state, *args, **kwargs):
-            return method(nnx.merge(graphdef, random, state), *args, **kwargs)
+            module = nnx.merge(graphdef, random, state)
+            before = jax.tree.leaves(nnx.state(module))
+            try:
+                out = method(module, *args, **kwargs)
+            except TraceContextError as error:
+                raise CometError(f"{_changes(module)}: {error}") from error
+            if any(a is not b for a, b in zip(before, jax.tree.leaves(nnx.state(module)), strict=True)):
+                raise CometError(f"{_changes(module)}: a private call computes and changes nothing")
+            return out
 
         if not _hashable(graphdef):
             raise CometError(f"{type(self.module).__name__} has an attribute that cannot be hashed, so it has no cache")
@@ -146,6 +155,13 @@ def make_private(obj: Any, policy: Policy, execute: Execute) -> Any:
     elif callable(obj):
         return Private(obj, policy, execute)
     raise CometError(f"private() takes a Flax module, its class, or a function, not {type(obj).__name__}")
+
+
+def _changes(module: nnx.Module) -> str:
+    return (
+        f"{type(module).__name__} changes its state when it is called (random numbers of a dropout, running "
+        "statistics); call its eval() first"
+    )
 
 
 def share_module(module: nnx.Module, f: Callable[[Any], Any]) -> nnx.Module:

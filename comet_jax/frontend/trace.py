@@ -79,10 +79,11 @@ def _is_library(path: str) -> bool:
 
 
 def _all_nodes(graph: Graph) -> Iterator[Node]:
+    """Every node, those in a loop's body before the loop, which is to blame for less."""
     for node in graph.nodes:
-        yield node
         if isinstance(node.params.get("body"), Graph):
             yield from _all_nodes(node.params["body"])
+        yield node
 
 
 def _refuse_captured(graph: Graph) -> None:
