@@ -6,6 +6,7 @@ batch with a ``mask``, bool[..., T], that is false at padding. Lengths are publi
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -73,8 +74,9 @@ class Bert(nn.Module):
         x = table("words", c.vocabulary)(tokens) + table("places", c.positions)(places)
         x = x + table("types", c.types)(jnp.zeros_like(places))
         x = nn.LayerNorm(c.eps, name="embedding_norm")(x)
+        whole: Any = nn.broadcast  # every layer sees the whole mask
         layers = nn.scan(
-            Layer, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast, length=c.layers
+            Layer, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=whole, length=c.layers
         )
         return layers(c, name="layers")(x, mask)[0]
 

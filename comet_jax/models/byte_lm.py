@@ -8,7 +8,7 @@ are int32[T] and logits float32[T, 256]. Blocks are stacked by ``nn.scan``: ever
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -97,18 +97,29 @@ def save(path: Path, config: ByteLMConfig, params, **facts: str) -> None:
 def load(path: Path = CHECKPOINT) -> tuple[ByteLMConfig, dict]:
     """The configuration and the weights (``{"params": ...}``, float32) of a checkpoint.
 
-    Raises ``CometError`` that names the file for one that is missing, truncated, or of other sizes than it says.
+    Raises ``CometError`` that names the file, and the tensor in it, for one that is missing, damaged, of another model,
+    or of other sizes than it says.
     """
     try:
         with safe_open(path, "numpy") as f:
             config = ByteLMConfig(**json.loads(f.metadata()["config"]))
-            flat = {name: f.get_tensor(name).astype(np.float32) for name in f.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+            found = {name: f.get_tensor(name).astype(np.float32) for name in f.keys()}  # noqa: SIM118 (not a dict)
+        expected = _shapes(config)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CometError(f"{path} is not a checkpoint of ByteLM: {error}") from error
+    for name in sorted(expected.keys() | found.keys()):
+        wanted, given = expected.get(name, "none"), found[name].shape if name in found else "missing"
+        if given != wanted:
+            raise CometError(f"{path}: {name} should be {wanted} and is {given}")
+        if not np.isfinite(found[name]).all():
+            raise CometError(f"{path}: {name} holds a value that is not finite")
+    return config, {"params": unflatten_dict(found, sep="/")}
+
+
+def _shapes(config: ByteLMConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters by path."""
     tokens = jax.ShapeDtypeStruct((config.context,), jnp.int32)
-    expected = flatten_dict(jax.eval_shape(ByteLM(config).init, jax.random.key(0), tokens)["params"], sep="/")
-    shapes = {name: x.shape for name, x in flat.items()}
-    for name, x in expected.items():
-        if shapes.get(name) != x.shape:
-            raise CometError(f"{path}: {name} should be {x.shape} and is {shapes.get(name, 'missing')}")
-    return config, {"params": unflatten_dict(flat, sep="/")}
+    params: dict[str, Any] = flatten_dict(
+        jax.eval_shape(ByteLM(config).init, jax.random.key(0), tokens)["params"], sep="/"
+    )
+    return {name: x.shape for name, x in params.items()}

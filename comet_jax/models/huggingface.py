@@ -99,8 +99,10 @@ def read_config(path: Path) -> BertConfig:
 def _expected(config: BertConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of the model's parameters, by path."""
     tokens = jax.ShapeDtypeStruct((1,), jnp.int32)
-    params = jax.eval_shape(Bert(config).init, jax.random.key(0), tokens)["params"]
-    return {name: x.shape for name, x in flatten_dict(params, sep="/").items()}
+    params: dict[str, Any] = flatten_dict(
+        jax.eval_shape(Bert(config).init, jax.random.key(0), tokens)["params"], sep="/"
+    )
+    return {name: x.shape for name, x in params.items()}
 
 
 def _read(path: Path, config: BertConfig, read: Read, name: str, shape: tuple[int, ...]) -> np.ndarray:
