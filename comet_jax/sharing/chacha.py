@@ -31,7 +31,8 @@ def nonce(*words: int) -> np.ndarray:
 def draw(key: np.ndarray, nonce: np.ndarray, words: int) -> np.ndarray | jax.Array:
     """``keystream`` outside compiled code: by OpenSSL where arrays live on the host, else on the device."""
     if jax.default_backend() != "cpu":
-        return keystream(key, nonce, words)
+        # A copy: the transfer may still read it when the caller overwrites its key.
+        return keystream(np.array(key), nonce, words)
     _check(words)
     little = lambda x: np.asarray(x, "<u4").tobytes()
     # OpenSSL takes the block counter, zero here, in front of the nonce.

@@ -39,9 +39,11 @@ def _by_digits(a, b, dimension_numbers):
     (contract_a, contract_b), _ = dimension_numbers
     if not contract_a:  # an outer product is element-wise: plain multiplication is exact
         return lax.dot_general(a, b, dimension_numbers, preferred_element_type=a.dtype)
+    terms = int(np.prod([a.shape[i] for i in contract_a]))
+    if terms > MAX_TERMS:
+        return _in_halves(a, b, dimension_numbers)
     n = a.dtype.itemsize
     da, db = _digits(a), _digits(b)
-    terms = int(np.prod([a.shape[i] for i in contract_a]))
     out = None
     for s in range(n):
         # Digit sums of equal weight are one longer contraction: [d0 .. ds] against [es .. e0].
@@ -55,6 +57,18 @@ def _by_digits(a, b, dimension_numbers):
             part = part.astype(jnp.int64 if n == 8 else jnp.int32).astype(a.dtype) << a.dtype.type(8 * s)
             out = part if out is None else out + part
     return out
+
+
+def _in_halves(a, b, dimension_numbers):
+    """The product as the sum of two, of half the terms each."""
+    (contract_a, contract_b), _ = dimension_numbers
+    i, j = max(zip(contract_a, contract_b), key=lambda axes: a.shape[axes[0]])
+    n = a.shape[i]
+    part = lambda x, axis, lo, hi: lax.slice_in_dim(x, lo, hi, axis=axis)
+    first, second = (
+        _by_digits(part(a, i, lo, hi), part(b, j, lo, hi), dimension_numbers) for lo, hi in ((0, n // 2), (n // 2, n))
+    )
+    return first + second
 
 
 def _digits(x):

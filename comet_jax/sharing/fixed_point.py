@@ -22,12 +22,16 @@ def encode(values: np.ndarray, scale: float, group: Group, *, name: str) -> np.n
             place = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
             raise RangeError(f"{name} holds a value that is not finite, at {place}: it cannot be shared")
     limit = 2.0 ** (group.bits - 2) / scale
-    if values.size and np.abs(values).max() >= limit:
-        place = tuple(int(i) for i in np.unravel_index(int(np.abs(values).argmax()), values.shape))
+    # In float64, as the least number of an integer type has no absolute value there.
+    sizes = np.abs(values.astype(np.float64))
+    if sizes.size and sizes.max() >= limit:
+        place = tuple(int(i) for i in np.unravel_index(int(sizes.argmax()), values.shape))
         raise RangeError(
             f"{name} holds a value out of range, at {place}: {group.bits} bits at a scale of {scale:g} hold magnitudes "
             f"below {limit:g}. Scale it down, choose fewer fraction bits in the policy, or use the 64-bit ring."
         )
+    if values.dtype.kind in "iub" and scale == 1.0:
+        return group.encode(values.astype(np.int64))  # exact beyond the 53 bits of float64
     return group.encode(np.rint(values.astype(np.float64) * scale).astype(np.int64))
 
 
