@@ -7,7 +7,7 @@ layers had made it: what depends on the client's numbers alone, the client would
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +15,26 @@ import numpy as np
 
 from comet_jax.errors import CometError
 from comet_jax.models import byte_lm
+from comet_jax.policy import Policy
 
+Ring = Literal[32, 64]
 WIDTH, HIDDEN, HEADS, LAYERS = 768, 3072, 12, 12
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case: ``function(weights, x)`` with concrete inputs. ``sealed``: x is nobody's when the function starts."""
+    """One case: ``function(weights, x)`` with concrete inputs, and the policy of a ring for it.
+
+    ``sealed``: x is nobody's when the function starts.
+    """
 
     name: str
     tokens: int
-    function: Callable[..., jax.Array]
+    function: Callable[..., Any]
     weights: dict[str, Any]
     x: np.ndarray
     sealed: bool = True
+    policy: Callable[[Ring], Policy] = lambda ring: Policy(ring=ring)
 
 
 def _generator(tag: str) -> np.random.Generator:
@@ -141,7 +147,7 @@ def _byte_lm(tokens: int) -> Case:
     if tokens > config.context:
         raise CometError(f"the bundled model has {config.context} positions, not {tokens}")
     x = _generator("byte_lm").integers(32, 127, tokens).astype(np.int32)
-    return Case("byte_lm", tokens, byte_lm.ByteLM(config).apply, weights, x, sealed=False)
+    return Case("byte_lm", tokens, byte_lm.ByteLM(config).apply, weights, x, sealed=False, policy=byte_lm.policy)
 
 
 gelu = lambda x: jax.nn.gelu(x, approximate=True)

@@ -1,6 +1,7 @@
 """The command ``comet-jax``."""
 
 import sys
+from collections.abc import Sequence
 
 import tyro
 
@@ -23,20 +24,18 @@ COMMANDS = {
 }
 
 
-def main() -> None:
-    """Run the command line; errors that the user can mend are printed without a traceback."""
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line, by default this process's; errors that the user can mend come without a traceback."""
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="comet-jax",
             description="Private inference of Flax models between two parties.",
+            args=args,
         )
     except CometError as error:
         print(f"comet-jax: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except ValueError as error:
-        print(f"comet-jax: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -38,9 +38,6 @@ def explain(
 def explained(case: str, tokens: int | None, ring: Literal[32, 64]) -> Explanation:
     """The explanation of a case; its input is nobody's, as in a benchmark."""
     made = cases.make(case, tokens)
-    policy = cj.Policy(ring=ring)
-    function = cj.private(made.function, policy=policy)
-    if not made.sealed:
-        return cj.explain(function, shapes(made.weights), shapes(made.x))
-    with cj.Session.simulated():
-        return cj.explain(function, shapes(made.weights), cj.seal(cj.share(made.x, owner="client"), policy))
+    policy = made.policy(ring)
+    x = cj.seal(shapes(made.x), policy) if made.sealed else shapes(made.x)
+    return cj.explain(made.function, shapes(made.weights), x, policy=policy)

@@ -124,7 +124,7 @@ def run_case(session: cj.Session, job: Job) -> dict[str, float]:
     Seconds of the parts of a run are in ``session.reports``, of each role its own.
     """
     case = cases.make(job.job, job.tokens)
-    policy = cj.Policy(ring=job.ring)
+    policy = case.policy(job.ring)
     function = cj.private(case.function, policy=policy)
     weights = cj.share(case.weights if session.holds("model") else shapes(case.weights), owner="model")
     x = cj.share(case.x if session.holds("client") else shapes(case.x), owner="client")
