@@ -29,7 +29,7 @@ import threading
 from pathlib import Path
 from typing import Self
 
-from comet_jax.runtime.errors import StockError
+from comet_jax.runtime.errors import DryStockError, StockError
 
 _JOURNAL, _OPEN = "journal", "open"
 
@@ -207,7 +207,7 @@ class Stock:
         if count < 1:
             raise StockError(f"cannot take {count} pieces")
         if first + count > self._size:
-            raise StockError(
+            raise DryStockError(
                 f"the stock of session {self.session}, program {self.program[:16]}, is dry: {count} wanted, "
                 f"{self._size - first} of {self._size} left. Let the dealer prepare more before going on"
             )

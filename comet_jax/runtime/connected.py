@@ -27,6 +27,7 @@ from comet_jax.errors import CometError
 from comet_jax.policy import Policy
 from comet_jax.runtime import credentials as keys
 from comet_jax.runtime.collectives import collectives
+from comet_jax.runtime.errors import DryStockError
 from comet_jax.runtime.handshake import compare_transcripts, hello, shake
 from comet_jax.runtime.peers import Peers
 from comet_jax.runtime.plan import Plan
@@ -107,7 +108,7 @@ class Connected(Session):
         refuse_nesting()
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._peers)
-            self._id = self._peers.agree_on_session()
+            self._id = self._peers.agree_on_session(WAIT)
             self._ledger = stack.enter_context(Ledger.begin(self._state, self._id))
             if self.party is not None:
                 self.layout = stack.enter_context(collectives(self._meeting, self.party, self._timeout))
@@ -133,7 +134,7 @@ class Connected(Session):
             envs = {owner: env for owner, env in envs.items() if owner == self.role}
             worker, stock = self._worker(plan, inputs, envs)
             clock("load")
-            shares = worker.run(stock.take()[0].number, inputs, envs.get(self.role), clock)
+            shares = worker.run(self._next(stock), inputs, envs.get(self.role), clock)
         program = plan.program
         self.reports.append(Report(program.round_count, program.online_bytes, program.offline_bytes, seconds))
         return plan.results(self, shares, envs)
@@ -150,6 +151,15 @@ class Connected(Session):
             tag = sha256(f"{plan.digest} {len(self._workers)}".encode()).hexdigest()
             self._workers[key] = self._start(plan, envs), self._ledger.stock(tag, self._stock_size)
         return self._workers[key]
+
+    def _next(self, stock: Stock) -> int:
+        """The number of the next run, marked as used."""
+        try:
+            return stock.take()[0].number
+        except DryStockError:
+            # Who runs ahead is dry first: the others may still finish the runs that they have material for.
+            self._peers.meet("dry", WAIT)
+            raise
 
     def _start(self, plan: Plan, envs) -> Worker:
         if self.role == "dealer":

@@ -39,3 +39,7 @@ class TranscriptError(CometError):
 
 class StockError(CometError):
     """Dealt material was about to be used twice, out of order, in the wrong session, or has run out."""
+
+
+class DryStockError(StockError):
+    """All dealt material is used. All roles of a session run dry at the same run."""

@@ -51,17 +51,20 @@ class Peers:
     def __exit__(self, *error) -> None:
         self._exit.__exit__(*error)
 
-    def agree_on_session(self) -> str:
-        """A session's id from both parties' randomness, told to everybody by both."""
+    def agree_on_session(self, timeout: float) -> str:
+        """A session's id from both parties' randomness, told to everybody by both.
+
+        ``timeout``: longer than a party may wait for others to connect, whose absence it then tells by name.
+        """
         if self.party is None:
-            told = [self.links[p].receive("session", timeout=self._timeout).fields["id"] for p in PARTIES]
+            told = [self.links[p].receive("session", timeout=timeout).fields["id"] for p in PARTIES]
             if told[0] != told[1]:
                 raise CometError("the two parties name different sessions: start all roles again")
             return told[0]
         other = self.links[PARTIES[1 - self.party]]
         mine = random_source.token_hex(16)
         other.send("nonce", {"half": mine})
-        theirs = str(other.receive("nonce", timeout=self._timeout).fields["half"])
+        theirs = str(other.receive("nonce", timeout=timeout).fields["half"])
         halves = (mine, theirs) if self.party == 0 else (theirs, mine)
         session = sha256("".join(halves).encode()).hexdigest()[:32]
         for peer, link in self.links.items():
@@ -69,12 +72,16 @@ class Peers:
                 link.send("session", {"id": session})
         return session
 
+    def meet(self, word: str, timeout: float) -> None:
+        """Wait until every peer has come to the same ``word``."""
+        for link in self.links.values():
+            link.send(word)
+        for link in self.links.values():
+            link.receive(word, timeout=timeout)
+
     def leave_together(self, timeout: float) -> None:
         """Wait until every peer has finished, so that nobody takes the end of one for a failure of another."""
-        for link in self.links.values():
-            link.send("done")
-        for link in self.links.values():
-            link.receive("done", timeout=timeout)
+        self.meet("done", timeout)
         self.watchdog.stop()
 
     def _connect(self) -> None:

@@ -1,4 +1,7 @@
-"""Ways to break a role at a chosen point, named by the environment: BREAK="where:how", e.g. "online:kill"."""
+"""Ways to break a role at a chosen point, named by the environment: BREAK="where:how", e.g. "online:kill".
+
+"opening" and "version" need no ``how``: they change what a party gets from the other, and what it says of itself.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 
 from comet_jax.errors import CometError
 from comet_jax.interpreters import online as interpreter
-from comet_jax.runtime import peers, workers
+from comet_jax.runtime import handshake, peers, workers
 from comet_jax.runtime.connected import Connected
 
 POINTS = {
@@ -26,6 +29,8 @@ def sabotage(folder: Path) -> None:
     where, _, how = os.environ.get("BREAK", "").partition(":")
     if where == "opening":
         flip_an_opening()
+    if where == "version":
+        handshake.installed_versions = lambda original=handshake.installed_versions: original() | {"jaxlib": "0.0.1"}
     for owner, name in POINTS.get(where, []):
         original = getattr(owner, name)
 

@@ -12,7 +12,7 @@ from comet_jax.runtime import credentials
 
 sys.path.insert(0, str(Path(__file__).parent))  # the tests read what the processes run
 
-from fleet import Fleet  # noqa: E402
+from fleet import Fleet
 
 
 @pytest.fixture(scope="session")

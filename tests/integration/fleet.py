@@ -26,7 +26,7 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass
 class Fleet:
-    """Five processes that run one scenario. ``env``: more environment for some roles."""
+    """Five processes that run one scenario. ``env``: more environment for some roles; ``ports``: not any free ones."""
 
     folder: Path
     keys: Path
@@ -34,11 +34,12 @@ class Fleet:
     scenario: str
     options: dict = field(default_factory=dict)
     env: dict[str, dict[str, str]] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
     roles: tuple[str, ...] = ROLES
 
     def __enter__(self) -> Fleet:
-        ports = free_ports(3)
-        addresses = {name: ("127.0.0.1", port) for name, port in zip(("party0", "party1", "party0/jax"), ports)}
+        ports = dict(zip(("party0", "party1", "party0/jax"), free_ports(3))) | self.ports
+        addresses = {name: ("127.0.0.1", port) for name, port in ports.items()}
         settings = {"addresses": addresses, "keys": str(self.keys), "cache": str(self.cache)}
         settings |= {"scenario": self.scenario, "options": {"timeout": 30.0} | self.options}
         (self.folder / "settings.json").write_text(json.dumps(settings))

@@ -73,7 +73,7 @@ HloModule m
 
 ENTRY %main (p: u32[8]) -> u32[8] {
   %p = u32[8]{0:T(128)} parameter(0)
-  %s = (u32[8]{0}, u32[8]{0}, u32[], u32[]) collective-permute-start(%p), channel_id=1, source_target_pairs={{0,1},{1,0}}
+  %s = (u32[8]{0}, u32[8]{0}, u32[], u32[]) collective-permute-start(%p), source_target_pairs={{0,1},{1,0}}
   ROOT %d = u32[8]{0} collective-permute-done(%s)
 }
 """
