@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from comet_jax.ir.jaxprs import Const, Graph, Node, Value, flatten
+from comet_jax.ir.repeats import without_repeats
 
 ANY = 0.0117
 COMMUTATIVE = {"add", "mul", "max", "min", "add_any"}
@@ -53,7 +54,7 @@ def fuse(graph: Graph, patterns: Sequence[Pattern]) -> Graph:
         if isinstance(body, Graph):
             node = replace(node, params={**node.params, "body": fuse(body, patterns)})
         nodes.append(node)
-    graph = replace(graph, nodes=tuple(nodes))
+    graph = without_repeats(replace(graph, nodes=tuple(nodes)))
     traced: dict[tuple, Graph | None] = {}
     for pattern in sorted(patterns, key=lambda p: -_size(p)):
         graph = _fuse_one(graph, pattern, traced)

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from comet_jax.ir.jaxprs import Graph
 from comet_jax.ir.match import ANY, Pattern
@@ -63,6 +65,16 @@ def _activations() -> list[Pattern]:
     ]
 
 
+def _of_nnx(norm: type[nnx.Module], scaled: bool, **options: Any) -> Callable:
+    """An nnx normalisation as a function of x, and of its scale where it is ``scaled``."""
+
+    def reference(x, *scale):
+        module = norm(x.shape[-1], epsilon=ANY, use_scale=scaled, rngs=nnx.Rngs(0), **options)
+        return nnx.merge(nnx.graphdef(module), {"scale": v for v in scale})(x)  # type: ignore[operator]
+
+    return reference
+
+
 def _times(core, scale):
     return core * scale
 
@@ -102,11 +114,12 @@ def _layer_norm() -> list[Pattern]:
         return reference
 
     whole = [by_hand(m, v, e) for m in means for v in variances for e in ends]
-    whole += [of_flax(True), of_flax(False)]
+    of_nnx = lambda fast, scaled: _of_nnx(nnx.LayerNorm, scaled, use_bias=False, use_fast_variance=fast)
+    whole += [of_flax(True), of_flax(False), of_nnx(True, False), of_nnx(False, False)]
     make = lambda way, **more: Pattern("layer_norm_core", way, _layer_norm_core, scalar="eps", **more)
     return [
         *(make(way) for way in whole),
-        *(make(of_flax_scaled(fast), vectors=1, finish=_times) for fast in (True, False)),
+        *(make(way, vectors=1, finish=_times) for f in (True, False) for way in (of_flax_scaled(f), of_nnx(f, True))),
     ]
 
 
@@ -129,5 +142,6 @@ def _rms_norm() -> list[Pattern]:
     return [
         *(make(by_hand(s, e)) for s in squares for e in ends),
         make(lambda x: nn.RMSNorm(epsilon=ANY, use_scale=False).apply({}, x)),
-        make(of_flax, vectors=1, finish=_times),
+        make(_of_nnx(nnx.RMSNorm, False)),
+        *(make(way, vectors=1, finish=_times) for way in (of_flax, _of_nnx(nnx.RMSNorm, True))),
     ]
