@@ -65,12 +65,12 @@ def _activations() -> list[Pattern]:
     ]
 
 
-def _of_nnx(norm: type[nnx.Module], scaled: bool, **options: Any) -> Callable:
+def _of_nnx(norm: Callable[..., Any], scaled: bool, **options: Any) -> Callable:
     """An nnx normalisation as a function of x, and of its scale where it is ``scaled``."""
 
     def reference(x, *scale):
         module = norm(x.shape[-1], epsilon=ANY, use_scale=scaled, rngs=nnx.Rngs(0), **options)
-        return nnx.merge(nnx.graphdef(module), {"scale": v for v in scale})(x)  # type: ignore[operator]
+        return nnx.merge(nnx.graphdef(module), dict(zip(("scale",), scale)))(x)
 
     return reference
 

@@ -72,9 +72,6 @@ class Secret:
     def __array__(self, *args, **kwargs):
         self._refuse("as a NumPy array")
 
-    def __jax_array__(self):
-        self._refuse("in ordinary JAX code")
-
     def __iter__(self):
         self._refuse("in a loop")
 

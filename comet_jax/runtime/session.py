@@ -239,9 +239,11 @@ def sealed_forms(secret: Secret, policy: Policy) -> tuple[list[np.ndarray], floa
     """At its owner: a real value as ring elements, as it is and without its mean; their scale and group."""
     group, scale = Group(policy.ring), 2.0**policy.numbers.raw
     value = np.asarray(secret.payload, np.float64)
+    encode = lambda v: fixed_point.encode(v, scale, group, name=repr(secret))
+    forms = [encode(value)]
     # One number, or none, has no mean that anything could ask for.
-    forms = (value, value - value.mean(-1, keepdims=True) if value.ndim and value.size else value)
-    return [fixed_point.encode(v, scale, group, name=repr(secret)) for v in forms], scale, group
+    forms.append(encode(value - value.mean(-1, keepdims=True)) if value.ndim and value.size else forms[0])
+    return forms, scale, group
 
 
 def random_elements(key: np.ndarray, nonce: np.ndarray, shape: tuple[int, ...], group: Group) -> np.ndarray:

@@ -1,0 +1,103 @@
+"""What ``explain`` and ``cost_analysis`` say, counted from the program."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import comet_jax as cj
+from comet_jax import cases
+
+shapes = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+P = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in {"w": (8, 16), "c": (16,), "v": (16, 4)}.items()}
+X = jax.ShapeDtypeStruct((3, 8), jnp.float32)
+
+
+def mlp(p, x):
+    with jax.named_scope("hidden"):
+        h = jax.nn.relu(x @ p["w"] + p["c"])
+    return h @ p["v"]
+
+
+def stack(p, x):
+    return jax.lax.scan(lambda x, w: (x + jax.nn.relu(x @ w), None), x, p)[0]
+
+
+@pytest.fixture(scope="module")
+def told():
+    return cj.explain(mlp, P, X)
+
+
+def test_the_totals_of_a_known_program(told):
+    # x and h opened at 32 bits, relu's input at 17, its comparison in 5 digits of 2 bits and 1 bit for the result.
+    assert told.rounds == 5
+    assert told.online_bytes == cj.private(mlp).trace(P, X).lower().cost_analysis()["online_bytes"]
+    hidden = 3 * 16
+    assert 4 * (3 * 8 + hidden) < told.online_bytes < 4 * (3 * 8 + hidden) + 6 * hidden
+
+
+@pytest.mark.parametrize("fn", [mlp, stack])
+def test_rows_add_up(fn):
+    p = P if fn is mlp else jax.ShapeDtypeStruct((5, 8, 8), jnp.float32)
+    told = cj.explain(fn, p, X)
+    for name in ("online_bytes", "offline_bytes"):
+        rows, total = sum(getattr(r, name) * r.times for r in told.operations), getattr(told, name)
+        # Messages are padded to words: at most a word for each width in each message, or each delivery.
+        assert rows <= total <= rows + 4 * 6 * (told.rounds + 10)
+    assert {r.times for r in told.operations} >= ({5} if fn is stack else {1})
+
+
+def test_costs_of_a_scan_grow_with_its_length():
+    cost = lambda n: cj.private(stack).trace(jax.ShapeDtypeStruct((n, 8, 8), jnp.float32), X).lower().cost_analysis()
+    one, two, three = map(cost, (1, 2, 3))
+    for name in one:
+        assert three[name] - two[name] == two[name] - one[name] > 0
+
+
+def test_json_for_programs_and_a_table_for_people(told):
+    found = json.loads(told.json())
+    assert {"rounds", "online_bytes", "offline_bytes", "operations"} <= set(found)
+    assert [found[k] for k in ("rounds", "online_bytes")] == [told.rounds, told.online_bytes]
+    text = str(told)
+    assert text == str(told)
+    assert "hidden" in text
+    assert f"{told.rounds} rounds" in text
+    assert "uniform" in text
+    assert all(len(line) <= 120 for line in text.splitlines()[:-3])
+
+
+def test_published_tables_are_named_and_looked_up_by_the_client():
+    def model(p, tokens):
+        return p["embed"]["table"][tokens] @ p["w"]
+
+    p = {"embed": {"table": jax.ShapeDtypeStruct((50, 8), jnp.float32)}, "w": P["w"]}
+    tokens = jax.ShapeDtypeStruct((3,), jnp.int32)
+    secret, public = (
+        cj.explain(model, p, tokens, policy=cj.Policy(published=published)) for published in ((), ("^embed/",))
+    )
+    assert public.online_bytes < secret.online_bytes
+    assert any("^embed/" in line for line in public.reveals)
+    assert not any("Published" in line for line in secret.reveals)
+
+
+def test_what_is_explained_may_be_private_or_not_and_sealed_or_not(told):
+    assert cj.explain(cj.private(mlp), P, X) == told
+    assert cj.explain(cj.private(mlp), P, X, policy=cj.Policy(ring=64)).online_bytes > told.online_bytes
+    only_the_clients = cj.explain(jax.nn.relu, X)
+    assert (only_the_clients.rounds, only_the_clients.online_bytes) == (0, 0)
+    assert cj.explain(jax.nn.relu, cj.seal(X)).rounds == 3
+    with pytest.raises(cj.CometError, match="not a class"):
+        cj.explain(cj.Policy, P)
+
+
+def test_a_benchmark_case_from_shapes():
+    case = cases.make("layernorm", 4)
+    told = cj.explain(case.function, shapes(case.weights), cj.seal(shapes(case.x)))
+    assert told.rounds > 0
+
+
+def test_explaining_runs_nothing_and_needs_no_session(told):
+    with pytest.raises(cj.CometError, match="no session"):
+        cj.share(1.0, owner="client")
+    assert told.offline_bytes > 0
