@@ -36,12 +36,16 @@ class Var:
 
 @dataclass(frozen=True)
 class Op:
-    """One step: a protocol, or a ``Scan``, on wires. ``site`` names the place in the user's model."""
+    """One step: a protocol, or a ``Scan``, on wires.
+
+    ``site`` names the place in the user's model, ``operation`` what it does there (softmax, dot_general).
+    """
 
     protocol: "Protocol | Scan"
     inputs: tuple[Var, ...]
     outputs: tuple[Var, ...]
     site: str = ""
+    operation: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +182,8 @@ class Program:
         yield f"{indent}program({name(self.inputs)})"
         for op in self.ops:
             ids = " ".join(f"%{v.id}" for v in op.inputs)
-            site = f"  # {op.site}" if op.site else ""
+            place = f"{op.site} {op.operation}".strip()
+            site = f"  # {place}" if place else ""
             yield f"{indent}  {name(op.outputs)} = {op.protocol.describe()} {ids}{site}"
             if isinstance(op.protocol, Scan):
                 yield from op.protocol.body._lines(indent + "    ")
@@ -204,7 +209,7 @@ class Builder:
     ops: list[Op] = field(default_factory=list)
     inputs: list[Var] = field(default_factory=list)
     _next: int = 0
-    _site: str = ""
+    _site: tuple[str, str] = ("", "")
     _seen: dict[tuple, tuple[Var, ...]] = field(default_factory=dict)
 
     def _var(self, wire: Wire) -> Var:
@@ -217,9 +222,9 @@ class Builder:
         return self.inputs[-1]
 
     @contextmanager
-    def site(self, name: str):
-        """Operations emitted inside carry this name."""
-        before, self._site = self._site, name
+    def site(self, name: str, operation: str = ""):
+        """Steps emitted inside carry this place and operation."""
+        before, self._site = self._site, (name, operation)
         try:
             yield
         finally:
@@ -234,7 +239,7 @@ class Builder:
             else:
                 wires = protocol.outputs(*(v.wire for v in inputs))
             outputs = tuple(map(self._var, wires))
-            self.ops.append(Op(protocol, inputs, outputs, self._site))
+            self.ops.append(Op(protocol, inputs, outputs, *self._site))
             self._seen[key] = outputs
         return self._seen[key]
 

@@ -10,15 +10,20 @@ from rich.table import Table
 
 from comet_jax.ir.program import Program, Scan
 from comet_jax.passes.lower import Lowered
-from comet_jax.protocols.opening import Open, Reveal
+from comet_jax.protocols.opening import Reveal
 
 
 @dataclass(frozen=True)
 class Row:
-    """The cost of one place in the model, ``times`` over (a scan's body): bytes of one party, bytes dealt."""
+    """The cost of one operation at one place in the model, ``times`` over (a scan's body).
+
+    ``rounds``: how many rounds it opens something in; others may share them. Bytes are one party's, and dealt ones.
+    """
 
     site: str
+    operation: str
     protocols: str
+    rounds: int
     openings: int
     online_bytes: float
     offline_bytes: float
@@ -45,14 +50,14 @@ class Explanation:
 
     def __str__(self) -> str:
         table = Table(title=None, box=None, pad_edge=False)
-        for name in ("site", "protocols"):
+        for name in ("site", "operation", "protocols"):
             table.add_column(name, overflow="fold")
-        for name in ("openings", "online", "offline"):
+        for name in ("rounds", "online", "offline"):
             table.add_column(name, justify="right")
         for r in self.operations:
             site = r.site if r.times == 1 else f"{r.site} x{r.times}"
-            row = (r.openings * r.times, _size(r.online_bytes * r.times), _size(r.offline_bytes * r.times))
-            table.add_row(site, r.protocols, *map(str, row))
+            row = (str(r.rounds * r.times), _size(r.online_bytes * r.times), _size(r.offline_bytes * r.times))
+            table.add_row(site, r.operation, r.protocols, *row)
         console = Console(width=120, record=True, file=io.StringIO())
         console.print(table)
         total = (
@@ -84,16 +89,19 @@ def explain(lowered: Lowered) -> Explanation:
 
 
 def _rows(program: Program, times: int) -> Iterable[Row]:
-    found: dict[str, list] = {}
+    found: dict[tuple[str, str], list[int]] = {}
+    round_of = {i: n for n, r in enumerate(program.rounds) for i in r.opened}
     for i, op in enumerate(program.ops):
         if isinstance(op.protocol, Scan):
             yield from _rows(op.protocol.body, times * op.protocol.length)
             continue
-        row = found.setdefault(op.site or ("result" if isinstance(op.protocol, Reveal) else "inputs"), [{}, 0, 0, 0])
-        row[0][type(op.protocol).__name__] = None
-        if isinstance(op.protocol, Open):
-            row[1] += 1
-            row[2] += op.outputs[0].wire.item.bits  # type: ignore[union-attr]
-        row[3] += sum(item.bits for (k, _), item in program.supply.dealt.items() if k == i)
-    for site, (names, openings, online, dealt) in found.items():
-        yield Row(site, " ".join(names), openings, online / 8, dealt / 8, times)
+        place = op.site or ("result" if isinstance(op.protocol, Reveal) else "inputs")
+        found.setdefault((place, op.operation), []).append(i)
+    for (site, operation), steps in found.items():
+        opened = [i for i in steps if i in round_of]
+        online = sum(program.ops[i].outputs[0].wire.item.bits for i in opened)  # type: ignore[union-attr]
+        mine = set(steps)
+        dealt = sum(item.bits for (k, _), item in program.supply.dealt.items() if k in mine)
+        names = dict.fromkeys(type(program.ops[i].protocol).__name__ for i in steps)
+        rounds = len({round_of[i] for i in opened})
+        yield Row(site, operation, " ".join(names), rounds, len(opened), online / 8, dealt / 8, times)

@@ -151,7 +151,7 @@ def lower_nodes(s: Scope, graph: Graph, env: dict[Value, Term]) -> list[Term]:
     read = lambda v: Known(np.asarray(v.value)) if isinstance(v, Const) else env[v]
     for node in graph.nodes:
         terms = [read(v) for v in node.inputs]
-        with s.b.site(node.site or node.where):
+        with s.b.site(node.site or node.where, node.op):
             outputs = _lower_node(s, node, terms)
         env.update(zip(node.outputs, outputs, strict=True))
     return [read(v) for v in graph.outputs]
@@ -201,7 +201,7 @@ def _located(s: Scope, j: Joint, node: Node) -> Joint:
 
     def at(make):
         def run(*args):
-            with s.b.site(node.site or node.where):
+            with s.b.site(node.site or node.where, node.op):
                 return _emit(lambda: make(*args), f"`{node.op}`", node)
 
         return run

@@ -37,6 +37,13 @@ def test_the_totals_of_a_known_program(told):
     assert 4 * (3 * 8 + hidden) < told.online_bytes < 4 * (3 * 8 + hidden) + 6 * hidden
 
 
+def test_each_operation_has_a_row_with_its_rounds(told):
+    rounds = {r.operation: r.rounds for r in told.operations}
+    # relu opens its input, its comparison's word and its sign; the second product opens relu's result.
+    assert rounds["relu"] == 4
+    assert sum(rounds.values()) == told.rounds
+
+
 @pytest.mark.parametrize("fn", [mlp, stack])
 def test_rows_add_up(fn):
     p = P if fn is mlp else jax.ShapeDtypeStruct((5, 8, 8), jnp.float32)
