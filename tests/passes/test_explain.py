@@ -38,9 +38,10 @@ def test_the_totals_of_a_known_program(told):
 
 
 def test_each_operation_has_a_row_with_its_rounds(told):
-    rounds = {r.operation: r.rounds for r in told.operations}
-    # relu opens its input, its comparison's word and its sign; the second product opens relu's result.
-    assert rounds["relu"] == 4
+    rounds = {(r.site, r.operation): r.rounds for r in told.operations}
+    # The first product opens x. relu opens its input, its comparison's word, its sign, and its result for the second.
+    assert rounds["hidden", "dot_general"] == 1
+    assert [n for (_, operation), n in rounds.items() if operation == "relu"] == [4]
     assert sum(rounds.values()) == told.rounds
 
 
