@@ -19,7 +19,8 @@ def requantise(b: Builder, x: Var, *, shift: int, width: int, ring: int, where: 
 def at_least(b: Builder, w: Var, thresholds: tuple[int, ...], *, low: int = 0) -> Var:
     """<[y >= t]> for each threshold, as opened bits on a new last axis; two rounds.
 
-    ``low`` bits of y may be ignored. Digits are as narrow as five of them allow: tables grow as 2^digit.
+    ``low`` bits of y may be ignored; then y - t must be below 2^(bits-2) - 2^low. Digits are as narrow as five of
+    them allow: tables grow as 2^digit.
     """
     span = w.bits - 2 - low
     width = min(6, max(4, -(-span // 5)))

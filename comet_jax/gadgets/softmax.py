@@ -5,7 +5,7 @@
 3. Subtract it, open again, exponentiate by table; open the exponentials and, in the same round, find 1 / their sum.
 4. Multiply.
 
-Scores must lie within +-16 levels (about 64 nats), and a row's spread within 28 levels.
+Scores must lie between -16 and 15 levels (-64 to 60 nats or so), and a row's spread within 28 levels.
 """
 
 import math

@@ -12,7 +12,7 @@ a public number with one that the dealer knows:
 
 One set of tables serves several thresholds. Two rounds less than a tree of two-input gates; the material grows as
 2^digits, so five digits or fewer. Cost: one round; 2 (n - 1) bits a threshold and element, where n is the number of
-digits; dealt n (2^w - 1) + 1 bits an element and about 2^n bits a threshold.
+digits; dealt n (2^w - 1) + 1 bits an element and 3 2^(n-1) - 2 n - 1 bits a threshold.
 Source: look-up-table gates on masked bits (Ishai et al., TCC 2013; Dessouky et al., NDSS 2017), thermometer form ours.
 """
 
@@ -55,8 +55,8 @@ class DigitLookup(Protocol):
     """<y> -> [top bit and top digit's less], [word of the bits whose products are needed]: step 1 above.
 
     ``thresholds`` are integers at the wire's scale; outputs have one more, last axis, for them. ``low`` bits of y
-    are ignored (y is compared as if rounded, within 2^low). ``width`` bits a digit, at most 6. Outside the wire's
-    ``where`` both outputs are zero.
+    are ignored: y is compared as if rounded, within 2^low, and then y - t must stay 2^low below the wire's limit.
+    ``width`` bits a digit, at most 6. Outside the wire's ``where`` both outputs are zero.
 
     Ideal functionality: shares of the bits named above, as functions of y and the opened c. Nothing is sent: each
     party takes its own shares out of a table that was dealt afresh, at a place that c gives.

@@ -47,6 +47,8 @@ class Open(Protocol):
         group = x.group
         if group.xor and (self.shift or self.headroom or self.width != group.bits):
             raise ValueError(f"words under xor are opened whole, not as {self}")
+        if self.shift < 0 or self.width < (3 if self.headroom else 1):
+            raise ValueError(f"{self} drops fewer than no bits, or opens fewer than it needs")
         if self.width > group.bits - self.shift:
             raise ValueError(
                 f"opening {self.width} bits after dropping {self.shift} needs a ring of "

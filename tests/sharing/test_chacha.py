@@ -11,18 +11,31 @@ KEY = np.frombuffer(bytes(range(32)), "<u4")
 # RFC 8439, section 2.3.2: the block of counter 1.
 NONCE = np.frombuffer(bytes.fromhex("000000090000004a00000000"), "<u4")
 BLOCK = bytes.fromhex(
-    "10f1e7e4d13b5915500fdd1fa32071c4c7d1f4c733c068030422aa9ac3d46c4ed2826446079faa0914c2d705d98b02a2b5129cd1de164eb9cbd083e8a2503c4e"
+    "10f1e7e4d13b5915500fdd1fa32071c4c7d1f4c733c068030422aa9ac3d46c4e"
+    "d2826446079faa0914c2d705d98b02a2b5129cd1de164eb9cbd083e8a2503c4e"
 )
 # Section 2.4.2: the plaintext and ciphertext of 114 bytes from counter 1.
 TEXT_NONCE = np.frombuffer(bytes.fromhex("000000000000004a00000000"), "<u4")
-TEXT = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, sunscreen would be it."
+TEXT = b"".join(
+    [
+        b"Ladies and Gentlemen of the class of '99: If I could offer you ",
+        b"only one tip for the future, sunscreen would be it.",
+    ]
+)
 CIPHER = bytes.fromhex(
-    "6e2e359a2568f98041ba0728dd0d6981e97e7aec1d4360c20a27afccfd9fae0bf91b65c5524733ab8f593dabcd62b3571639d624e65152ab8f530c359f0861d8"
+    "6e2e359a2568f98041ba0728dd0d6981e97e7aec1d4360c20a27afccfd9fae0b"
+    "f91b65c5524733ab8f593dabcd62b3571639d624e65152ab8f530c359f0861d8"
     "07ca0dbf500d6a6156a38e088a22b65e52bc514d16ccf806818ce91ab77937365af90bbf74a35be6b40b8eedf2785e42874d"
 )
 # Appendix A.1, vectors 1 and 2: the zero key and nonce, counters 0 and 1.
-ZERO_0 = "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7da41597c5157488d7724e03fb8d84a376a43b8f41518a11cc387b669b2ee6586"
-ZERO_1 = "9f07e7be5551387a98ba977c732d080dcb0f29a048e3656912c6533e32ee7aed29b721769ce64e43d57133b074d839d531ed1f28510afb45ace10a1f4b794d6f"
+ZERO_0 = (
+    "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7da41597c5157488d7724e03fb8d84a37"
+    "6a43b8f41518a11cc387b669b2ee6586"
+)
+ZERO_1 = (
+    "9f07e7be5551387a98ba977c732d080dcb0f29a048e3656912c6533e32ee7aed29b721769ce64e43d57133b074d839d5"
+    "31ed1f28510afb45ace10a1f4b794d6f"
+)
 
 
 def _bytes(words) -> bytes:

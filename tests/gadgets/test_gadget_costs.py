@@ -1,0 +1,34 @@
+"""What an element costs at 32 bits: bytes of one party, rounds, and bytes from the dealer."""
+
+import pytest
+from numbers_at_scale import norm_gadget, relu_gadget, smooth_gadget, softmax_gadget
+
+ELEMENTS = (64, 64)
+COUNT = 64 * 64
+
+
+def _cost(gadget):
+    p = gadget.program
+    return p.online_bytes / COUNT, p.round_count, p.offline_bytes / COUNT
+
+
+def test_relu():
+    online, rounds, dealt = _cost(relu_gadget(ELEMENTS, 32))
+    assert (online <= 4, rounds <= 3, dealt <= 45) == (True, True, True)
+
+
+@pytest.mark.parametrize("name", ["gelu_tanh", "gelu_erf", "silu"])
+def test_smooth_activations(name):
+    online, rounds, dealt = _cost(smooth_gadget(name, ELEMENTS, 32))
+    assert (online <= 7, rounds <= 4, dealt <= 260) == (True, True, True)
+
+
+def test_softmax_of_64():
+    online, rounds, dealt = _cost(softmax_gadget(ELEMENTS, 32))
+    assert (online <= 10, rounds <= 10, dealt <= 320) == (True, True, True)
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_normalise(centre):
+    online, rounds, _ = _cost(norm_gadget(ELEMENTS, 32, centre=centre, eps=1e-5))
+    assert (online <= 5, rounds <= 7) == (True, True)
