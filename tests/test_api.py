@@ -49,8 +49,9 @@ def test_numbers_out_of_range(session):
 @pytest.mark.parametrize("token", [-6, 5, 2**31 - 1])
 def test_a_token_outside_the_vocabulary(session, token):
     table, tokens = cj.share(np.ones((5, 2), np.float32), owner="model"), np.array([0, token], np.int32)
-    with pytest.raises(cj.CometError, match=r"table of 5 rows: is a token id outside the vocabulary"):
+    with pytest.raises(cj.CometError, match="outside a table of 5 rows: is a token id outside the vocabulary") as told:
         cj.private(lambda t, i: t[i])(table, cj.share(tokens, owner="client"))
+    assert str(token) not in str(told.value).replace("5 rows", "")
     assert not session.reports
 
 

@@ -135,15 +135,22 @@ def gather(s: Scope, node, table: Term, indices: Term):
 
 
 def _one_hot(indices: np.ndarray, count: int) -> np.ndarray:
-    if np.any((indices < 0) | (indices >= count)):
-        bad = int(indices[(indices < 0) | (indices >= count)].flat[0])
-        raise IndexError(f"a look-up of row {bad} in a table of {count} rows: is a token id outside the vocabulary?")
+    _check_rows(indices, count)
     return (np.arange(count) == indices[..., None]).astype(np.int32)
+
+
+def _check_rows(indices: np.ndarray, count: int) -> None:
+    """JAX clips such places or reads NaN there; here they are refused, as a mistake."""
+    if np.any((indices < 0) | (indices >= count)):
+        raise IndexError(f"a look-up outside a table of {count} rows: is a token id outside the vocabulary?")
 
 
 def _public_rows(s: Scope, node, table: Joint, indices: np.ndarray) -> Joint:
     from comet_jax.protocols.linear import Rearrange, Table
 
-    where = np.clip(indices[..., 0], 0, table.shape[0] - 1).astype(np.int32)
-    step = Rearrange("take", (Table(where), 0))
+    try:
+        _check_rows(indices, table.shape[0])
+    except IndexError as error:
+        raise ValueError(str(error)) from error
+    step = Rearrange("take", (Table(indices[..., 0].astype(np.int32)), 0))
     return s.result(node.outputs[0].shape, lambda: Scaled(s.b.emit(step, table.raw.var), table.raw.scale))

@@ -121,6 +121,7 @@ def test_an_operation_without_a_rule():
         (lambda x: x[x.argmax()], "slicing at a secret place|indices that one owner knows"),
         (lambda x: jax.lax.scan(lambda c, y: (c + y, c), x[0], x)[0], "scan over secrets"),
         (lambda x: jnp.concatenate([x, jnp.ones(2)]), "joining public and secret"),
+        (lambda x: x[np.array([4])], "outside a table of 4 rows"),
     ],
 )
 def test_rules_refuse_what_they_cannot_do(fn, says):

@@ -42,6 +42,8 @@ def real(*shape: int, seed: int = 0, scale: float = 2.0) -> np.ndarray:
 
 
 X, Y = real(3, 5), real(3, 5, seed=1)
+# Each factor of a product is off by less than a step, times the other factor.
+PRODUCT = 2 * float(max(np.abs(X).max(), np.abs(Y).max())) + 1
 SCALAR, EMPTY = np.float32(1.25).reshape(()), np.zeros((0, 4), np.float32)
 EDGES = np.array([0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 7.5, -7.5, 2.0**-9, -(2.0**-9)], np.float32)
 TIES = np.array([[1, 3, 3, -2, 3], [0, 0, 0, 0, 0], [-5, -5, -6, -7, -5]], np.float32)
@@ -65,6 +67,7 @@ LINEAR = [
         "mul by a table",
         lambda x: (x * jnp.arange(1.0, 16).reshape(3, 5) / 7, x * jnp.sign(jnp.arange(3) - 1.0)[:, None]),
         (X,),
+        steps=3,
     ),
     Case("div by numbers", lambda x: (x / 8.0, x / 3.0, x / jnp.full(5, -2.0)), (X,)),
     Case("reshape", lambda x: (x.reshape(5, 3), x.reshape(-1), x[:, None].reshape(15, 1)), (X,)),
@@ -95,12 +98,12 @@ LINEAR = [
 
 PRODUCTS = [
     Case("add_any", _grad(lambda x: x * x), (X,)),
-    Case("mul", lambda x, y: (x * y, x * x, x * y[:1]), (X, Y), steps=8),
+    Case("mul", lambda x, y: (x * y, x * x, x * y[:1]), (X, Y), steps=PRODUCT),
     Case("mul scalars", lambda x: x * x, (SCALAR,)),
     Case("mul nothing", lambda x: x * x, (EMPTY,)),
-    Case("mul owned", lambda x, g, m: (x * g, g * x + g, x * m), (X,), (real(5), Y), steps=8),
+    Case("mul owned", lambda x, g, m: (x * g, g * x + g, x * m), (X,), (real(5), Y), steps=PRODUCT),
     Case("div owned", lambda x, g: x / g, (X,), (np.float32([0.5, 1, 2, 3, -4]),), steps=4),
-    Case("square", lambda x: jnp.square(x), (X,), steps=8),
+    Case("square", lambda x: jnp.square(x), (X,), steps=PRODUCT),
     Case("integer_pow", lambda x: (x**3, x**2), (X / 2,), steps=24),
     Case("dot_general", lambda x, y: (x @ y.T, jnp.einsum("ab,cb->ca", x, y), x @ y[0]), (X, Y), steps=24),
     Case("dot_general batched", lambda x, y: x @ y, (real(2, 3, 4), real(2, 4, 1)), steps=16),
