@@ -87,7 +87,7 @@ def ideal(program: Program, coins: Coins, inputs) -> list[jax.Array]:
         else:
             out = op.protocol.ideal(coins, *args)
         for v, o in zip(op.outputs, out, strict=True):
-            values[v.id] = Plain(v.wire, o) if isinstance(v.wire, Shared) else o
+            values[v.id] = Plain(v.wire, o) if isinstance(v.wire, Shared) else o  # type: ignore[arg-type]
     return [values[v.id].v for v in program.outputs]
 
 

@@ -70,7 +70,7 @@ class Bilinear(Protocol):
         elif x.wire.static:
             out = self._product(x.x, w.value) + material["ready"]
         else:
-            own = party.first(w.value) - w.r
+            own = party.first(w.value) - w.mask
             out = self._product(x.value, own) - self._product(x.r, w.value) + material["rr"]
         return (_keep(self.where, out),)
 

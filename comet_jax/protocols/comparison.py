@@ -195,7 +195,7 @@ class Borrow(Protocol):
     def online(self, party: Party, material: Material, base: Share, word: OpenedShare):
         constant, linear, chunks = _expansion(word.wire.group.bits)
         o = word.value
-        bits = jnp.asarray(linear)[o] & word.r
+        bits = jnp.asarray(linear)[o] & word.mask
         out = base.x ^ party.first(jnp.asarray(constant)[o]) ^ _parity(bits)
         for k, (_, _, odd) in enumerate(chunks):
             out = out ^ _parity(jnp.asarray(odd)[o] & material[f"products{k}"])

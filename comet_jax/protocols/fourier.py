@@ -146,7 +146,7 @@ class Fourier(Protocol):
 
     @property
     def _constant(self):
-        return self._ring.constant(self.series.constant << self.fraction)
+        return jnp.asarray(self._ring.constant(self.series.constant << self.fraction))
 
     def deal(self, dealer: Dealer, x: Mask, n: Mask | None = None):
         cos, sin = self._dealt(x.r)
@@ -165,7 +165,7 @@ class Fourier(Protocol):
         if n is None:
             return (self._ring.add(out, party.first(jnp.broadcast_to(self._constant, out.shape))),)
         out = n.value * out - sum_(material["n_cos"], material["n_sin"])
-        return (self._ring.reduce(out + self._constant * (party.first(n.value) - n.r)),)
+        return (self._ring.reduce(out + self._constant * (party.first(n.value) - n.mask)),)
 
     def ideal(self, coins: Coins, x: OpenedPlain, n: OpenedPlain | None = None):
         (of_cos, of_sin), (cos, sin) = self._factors(x.c, x.wire.offset), self._dealt(x.r)

@@ -6,7 +6,7 @@ and every function of the mask that is dealt later is shared afresh, element by 
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 from comet_jax.protocols.protocol import Dealer, Protocol
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.packing import Where
-from comet_jax.sharing.wires import Mask, OpenedPlain, OpenedShare, Plain, Share, Shared, Wire
+from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Plain, Share, Shared, Wire
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +57,8 @@ class Combine(Protocol):
         return self.outputs(*xs)
 
     def _sum(self, group: Group, arrays):
-        total = None
-        for a, x in zip(self.coefficients, arrays):
-            term = x if a == 1 or group.xor else x * group.constant(a)
-            total = term if total is None else group.add(total, term)
-        return group.reduce(total)
+        terms = [x if a == 1 or group.xor else x * group.constant(a) for a, x in zip(self.coefficients, arrays)]
+        return group.reduce(reduce(group.add, terms))
 
     def _addend(self, group: Group, shape):
         assert self.addend is not None
@@ -177,23 +174,28 @@ class Rearrange(Protocol):
                 where = Where(np.asarray(self.apply(*map(jnp.asarray, masks))).astype(bool))
         return (replace(first, shape=shape, where=where),)
 
+    def _opened(self, *xs: Mask | OpenedShare | OpenedPlain) -> Opened:
+        (wire,) = self.outputs(*(x.wire for x in xs))
+        assert isinstance(wire, Opened)
+        return wire
+
     def deal(self, dealer: Dealer, *xs):
         if isinstance(xs[0], Mask):
-            (wire,) = self.outputs(*(x.wire for x in xs))
+            wire = self._opened(*xs)
             return (Mask(wire, self.apply(*(x.r for x in xs))),)
         return self.outputs(*xs)
 
     def online(self, party, material, *xs):
         if isinstance(xs[0], Share):
             return (self.apply(*(x.x for x in xs)),)
-        (wire,) = self.outputs(*(x.wire for x in xs))
+        wire = self._opened(*xs)
         part = lambda name: None if getattr(xs[0], name) is None else self.apply(*(getattr(x, name) for x in xs))
         return (OpenedShare(wire, part("c"), part("r"), part("x")),)
 
     def ideal(self, coins, *xs):
         if isinstance(xs[0], Plain):
             return (self.apply(*(x.v for x in xs)),)
-        (wire,) = self.outputs(*(x.wire for x in xs))
+        wire = self._opened(*xs)
         y, c = (self.apply(*(getattr(x, name) for x in xs)) for name in ("y", "c"))
         return (OpenedPlain(wire, y, c),)
 

@@ -30,15 +30,17 @@ class PublicProduct(Protocol):
     def outputs(self, x: Shared):
         spec = lambda shape: jax.ShapeDtypeStruct(shape, x.group.dtype)
         pair = (spec(self.table.values.shape), spec(x.shape))
+        first, second = pair if self.table_first else pair[::-1]
         f = lambda a, b: dot_general(a, b, self.dimension_numbers)
-        return (Shared(jax.eval_shape(f, *(pair if self.table_first else pair[::-1])).shape, x.group),)
+        return (Shared(jax.eval_shape(f, first, second).shape, x.group),)
 
     def deal(self, dealer: Dealer, x: Shared):
         return self.outputs(x)
 
     def _apply(self, group: Group, x):
-        pair = (jnp.asarray(group.encode(self.table.values)), x)
-        return group.reduce(dot_general(*(pair if self.table_first else pair[::-1]), self.dimension_numbers))
+        table = jnp.asarray(group.encode(self.table.values))
+        first, second = (table, x) if self.table_first else (x, table)
+        return group.reduce(dot_general(first, second, self.dimension_numbers))
 
     def online(self, party, material, x: Share):
         return (self._apply(x.wire.group, x.x),)

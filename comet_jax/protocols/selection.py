@@ -7,6 +7,7 @@ of masked bits with dealt products as in Function Secret Sharing's truth-table g
 
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 
 from comet_jax.protocols.protocol import Coins, Dealer, Material, Party, Protocol
@@ -14,7 +15,7 @@ from comet_jax.sharing.groups import Group
 from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Share, Shared
 
 
-def _sign(e: np.ndarray, ring: Group):
+def _sign(e: jax.Array, ring: Group):
     """1 - 2 e in ``ring``."""
     return ring.reduce(ring.dtype.type(1) - ring.dtype.type(2) * e)
 

@@ -6,6 +6,8 @@ element is split into signed base-256 digits, whose products are int8 matrices w
 on GPU): 10 digit products for 32 bits, 36 for 64.
 """
 
+from functools import reduce
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +46,7 @@ def _by_digits(a, b, dimension_numbers):
         return _in_halves(a, b, dimension_numbers)
     n = a.dtype.itemsize
     da, db = _digits(a), _digits(b)
-    out = None
+    parts = []
     for s in range(n):
         # Digit sums of equal weight are one longer contraction: [d0 .. ds] against [es .. e0].
         pairs = [(da[i], db[s - i]) for i in range(s + 1)]
@@ -54,9 +56,8 @@ def _by_digits(a, b, dimension_numbers):
             x = jnp.concatenate(xs, axis=contract_a[0])
             y = jnp.concatenate(ys, axis=contract_b[0])
             part = lax.dot_general(x, y, dimension_numbers, preferred_element_type=jnp.int32)
-            part = part.astype(jnp.int64 if n == 8 else jnp.int32).astype(a.dtype) << a.dtype.type(8 * s)
-            out = part if out is None else out + part
-    return out
+            parts.append(part.astype(jnp.int64 if n == 8 else jnp.int32).astype(a.dtype) << a.dtype.type(8 * s))
+    return reduce(jnp.add, parts)
 
 
 def _in_halves(a, b, dimension_numbers):

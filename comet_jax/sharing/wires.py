@@ -79,6 +79,12 @@ class OpenedShare:
         assert self.c is not None
         return self.c
 
+    @property
+    def mask(self) -> jax.Array:
+        """This party's share of r."""
+        assert self.r is not None
+        return self.r
+
     def public(self, ring: Group) -> jax.Array:
         """c - offset in ``ring``: the public part of the value."""
         return ring.sub(ring.cast(self.value), ring.constant(self.wire.offset))

@@ -56,7 +56,7 @@ def _rows(t: int) -> np.ndarray:
     return np.clip(rows, -63, 59.9)
 
 
-def _softmax(x: np.ndarray, keep=True) -> np.ndarray:
+def _softmax(x: np.ndarray, keep: np.ndarray | bool = True) -> np.ndarray:
     e = np.where(keep, np.exp(x - np.where(keep, x, -np.inf).max(-1, keepdims=True)), 0)
     return e / e.sum(-1, keepdims=True)
 

@@ -9,7 +9,6 @@ from uniformity import bits, looks_uniform
 
 from comet_jax.interpreters.material import unpack
 from comet_jax.interpreters.online import AXIS, offline, online, party_index
-from comet_jax.protocols.opening import Open
 from comet_jax.protocols.protocol import Party, Protocol
 
 EXAMPLES = {e.name: e for e in examples()}
@@ -45,8 +44,7 @@ def _check_costs(example: Example, run: Run) -> None:
     assert all(m.shape == (RUNS, 2, words) for m, words in zip(run.transcript, sent))
     assert len(sent) == program.round_count == example.rounds
     assert 4 * sum(sent) == program.online_bytes
-    opened = [op.outputs[0].wire.item for op in program.ops if isinstance(op.protocol, Open)]
-    bits_sent = sum(item.bits for item in opened)
+    bits_sent = sum(item.bits for r in program.rounds for item in program.message(r).items)
     assert bits_sent <= 32 * sum(sent) <= bits_sent + len(sent) * 5 * 31
     uses = {i for i, _ in example.uses}
     assert sum(item.bits for (i, _), item in program.supply.dealt.items() if i in uses) == example.dealt

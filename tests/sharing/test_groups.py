@@ -59,7 +59,7 @@ def test_cast(source, target, values):
 
 
 def test_single_bits():
-    x = np.array([0b1010, 0b0111], np.uint32)
+    x = jax.numpy.array([0b1010, 0b0111], np.uint32)
     assert [bit(x, i).tolist() for i in range(4)] == [[0, 1], [1, 1], [0, 1], [1, 0]]
 
 
