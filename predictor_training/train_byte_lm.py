@@ -2,18 +2,24 @@
 
 Every text file under the given folders is read as bytes; each 20th file is held out. AdamW with a warm-up, a constant
 rate and a linear decay over the last fifth. Resumes from ``--state`` where that file exists.
+
+The bundled checkpoint was made from the sources of Python 3.11's documentation (PSF licence) as Debian's package
+python3.11-doc has them, 10.4 MB to train on and 0.7 MB held out:
+
+    python -m predictor_training.train_byte_lm --text /usr/share/doc/python3.11/html/_sources --rate 2e-3
 """
 
-import pickle
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from flax import serialization
 from rich.progress import Progress
 
 from comet_jax.models import byte_lm
@@ -85,7 +91,8 @@ def main(args: Arguments) -> None:
     params = model.init(jax.random.key(args.seed), jnp.zeros(config.context, jnp.int32))
     state, first = optimiser.init(params), 0
     if args.state and args.state.exists():
-        first, params, state = pickle.loads(args.state.read_bytes())
+        saved: Any = serialization.from_bytes((first, params, state), args.state.read_bytes())
+        first, params, state = saved
 
     @jax.jit
     def step(params, state, windows):
@@ -107,7 +114,7 @@ def main(args: Arguments) -> None:
                 progress.console.print(f"step {i + 1}: held out {held:.4f} nats/byte, {time.time() - started:.0f} s")
                 byte_lm.save(args.output, config, params, steps=str(i + 1), held_out_nats_per_byte=f"{held:.4f}")
                 if args.state:
-                    args.state.write_bytes(pickle.dumps(jax.device_get((i + 1, params, state))))
+                    args.state.write_bytes(serialization.to_bytes((i + 1, params, state)))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Softmax over the last axis; nine rounds.
 
-1. Open the scores mod 32 levels of about four nats each, and count each row's elements at or above every level.
+1. Open the scores mod 32 levels of 4 to 8 nats each (a power of two times the wire's unit), and count each row's elements at or above every level.
 2. Open the counts, test them for zero: the number of non-empty levels is a coarse maximum, at most one level high.
 3. Subtract it, open again, exponentiate by table; open the exponentials and, in the same round, find 1 / their sum.
 4. Multiply.
 
-Scores must lie between -16 and 15 levels (-64 to 60 nats or so), and a row's spread within 28 levels.
+Scores must lie between -16 and 15 levels (-61 to 58 nats at least), and a row's spread within 28 levels. Beyond, they
+alias.
 """
 
 import math
@@ -27,15 +28,19 @@ TOP = 27  # the level where the maximum is put
 DEALT, PUBLIC = 22, 16  # scales of the exponential's two factors
 
 
+def _level_bits(scale: float) -> int:
+    # A touch less than the ceiling: a scale that misses a power of two by rounding stays at four nats.
+    return math.ceil(math.log2(4 * scale) - 0.06)
+
+
 def softmax(b: Builder, s: Var, *, scale: float, where: Where | None, ring: int, fraction: int) -> tuple[Var, float]:
     """[softmax(s)] in Z_2^ring and its scale, 2^fraction. Elements outside ``where`` get zero and cost nothing."""
     t = s.shape[-1]
-    level_bits = round(math.log2(4 * scale))
+    level_bits = _level_bits(scale)
+    if level_bits < LOW:
+        s = b.emit(Scale(Table(np.array(1 << LOW - level_bits, np.int64))), s)
+        scale, level_bits = scale * 2.0 ** (LOW - level_bits), LOW
     shift = level_bits - LOW
-    if shift < 0:
-        s = b.emit(Scale(Table(np.array(1 << -shift, np.int64))), s)
-        shift, level_bits = 0, level_bits - shift
-        scale = scale * 2.0 ** (LOW - round(math.log2(4 * scale)))
     nats = 2.0**level_bits / scale
     octaves = math.ceil(nats * math.log2(math.e))
 

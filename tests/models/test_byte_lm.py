@@ -120,4 +120,5 @@ def test_private_predictions_are_those_in_the_clear(ring, bundled):
             differences.append(np.abs(found - wanted).max())
     assert np.size(same) == 256
     assert np.mean(same) >= 0.99
-    assert max(differences) < 0.04
+    # Logits reach 23. In 32 bits weights have 12 after the point: four layers of them add up to this.
+    assert max(differences) < (0.1 if ring == 32 else 0.04)
