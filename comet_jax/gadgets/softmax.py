@@ -1,6 +1,7 @@
 """Softmax over the last axis; nine rounds.
 
-1. Open the scores mod 32 levels of 4 to 8 nats each (a power of two times the wire's unit), and count each row's elements at or above every level.
+1. Open the scores mod 32 levels of 4 to 8 nats each (a power of two times the wire's unit), and count each row's
+   elements at or above every level.
 2. Open the counts, test them for zero: the number of non-empty levels is a coarse maximum, at most one level high.
 3. Subtract it, open again, exponentiate by table; open the exponentials and, in the same round, find 1 / their sum.
 4. Multiply.
