@@ -187,20 +187,29 @@ class LocalSession(Session):
             # Before anything is dealt: an input that cannot be encoded wastes no material.
             fresh = [self._fresh(plan, i, envs, inputs) for i in plan.fresh]
             mark("share")
-            n, loaded.runs = loaded.runs, loaded.runs + 1
-            masks = [chacha.draw(k, chacha.nonce(MASKS, n), program.supply.mask_words) for k in loaded.keys]
-            first = chacha.draw(loaded.keys[0], chacha.nonce(DEALT, n), program.supply.dealt_words)
-            second = jax.block_until_ready(plan.deal(*masks, first, loaded.masks))
-            mark("deal")
-            words = self._compile(plan, "unpack")(self.layout.place(*masks), self.layout.place(first, second))
-            material = jax.block_until_ready(self._compile(plan, "offline")(words, loaded.opened))
-            mark("offline")
+            material = self._material(plan, loaded, mark)
             outputs, transcript = self._compile(plan, "online")(material, loaded.weights, fresh)
             jax.block_until_ready(outputs)
             mark("online")
         self.reports.append(Report(program.round_count, program.online_bytes, program.offline_bytes, seconds))
         self.transcript = transcript
         return plan.results(self, outputs, envs)
+
+    def _material(self, plan: Plan, loaded: _Loaded, mark: "Clock") -> Any:
+        """Deal one run, and do what the parties do ahead of it. What is used up is dropped: it is the bulk of memory."""
+        n, loaded.runs = loaded.runs, loaded.runs + 1
+        supply = plan.program.supply
+        masks = [chacha.draw(k, chacha.nonce(MASKS, n), supply.mask_words) for k in loaded.keys]
+        first = chacha.draw(loaded.keys[0], chacha.nonce(DEALT, n), supply.dealt_words)
+        second = jax.block_until_ready(plan.deal(*masks, first, loaded.masks))
+        mark("deal")
+        packed = self.layout.place(*masks), self.layout.place(first, second)
+        del masks, first, second
+        words = jax.block_until_ready(self._compile(plan, "unpack")(*packed))
+        del packed
+        material = jax.block_until_ready(self._compile(plan, "offline")(words, loaded.opened))
+        mark("offline")
+        return material
 
     def _fresh(self, plan: Plan, position: int, envs, inputs):
         e = plan.lowered.encodings[position]
