@@ -196,7 +196,7 @@ class LocalSession(Session):
         return plan.results(self, outputs, envs)
 
     def _material(self, plan: Plan, loaded: _Loaded, mark: "Clock") -> Any:
-        """Deal one run, and do what the parties do ahead of it. What is used up is dropped: it is the bulk of memory."""
+        """Deal a run, and what the parties do ahead of it. What is used up is dropped: it is the bulk of memory."""
         n, loaded.runs = loaded.runs, loaded.runs + 1
         supply = plan.program.supply
         masks = [chacha.draw(k, chacha.nonce(MASKS, n), supply.mask_words) for k in loaded.keys]
