@@ -206,7 +206,7 @@ class Connected(Session):
         self._reveals += 1
         if self.party is not None:
             other = self.links[PARTIES[1 - self.party]]
-            compare_transcripts(other, self._opened.digest(), f"reveal {self._reveals}", timeout=WAIT)
+            compare_transcripts(other, self._opened.digest(), f"reveal {self._reveals} to {to}", timeout=WAIT)
             shares = {str(i): self.layout.local(s.payload.held, self.party) for i, s in enumerate(secrets)}
             self.links[to].send("result", {"reveal": self._reveals}, shares, timeout=WAIT)
         if to != self.role:

@@ -73,7 +73,7 @@ def check_stopped(five: Fleet, reason: str, *, first: tuple[str, ...] = ROLES) -
 
 def test_a_changed_opening_is_noticed_before_anything_is_revealed(fleet):
     five = fleet("small", env={"party0": {"BREAK": "opening"}})
-    check_stopped(five, "saw different openings before 'reveal 1'")
+    check_stopped(five, "saw different openings before 'reveal 1 to client'")
     assert "TranscriptError" in five.errors("party0") + five.errors("party1")
 
 
