@@ -34,12 +34,12 @@ def collectives(address: tuple[str, int], party: int, timeout: float) -> Iterato
         )
     except jax.errors.JaxRuntimeError as error:
         raise CometError(
-            f"the parties' collectives cannot start at {where} ({_first_line(error)}): the address 'party0/jax' must be "
-            "a free port of party 0's machine that party 1 can reach"
+            f"the parties' collectives cannot start at {where} ({_first_line(error)}): the address 'party0/jax' must "
+            "be a free port of party 0's machine that party 1 can reach"
         ) from error
     except RuntimeError as error:
         raise CometError(
-            f"a party's session must be the first thing that JAX does in its process, and the only one: open it before "
+            "a party's session must be the first thing that JAX does in its process, and the only one: open it before "
             f"any array is made or model is initialised ({_first_line(error)})"
         ) from error
     yield OnMesh([next(d for d in jax.devices() if d.process_index == p) for p in (0, 1)], (party,))
