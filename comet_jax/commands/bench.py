@@ -52,7 +52,9 @@ def bench(
         runs: timed runs, after one that compiles.
         as_json: print one JSON object.
     """
-    found = measure(Job(job=case, tokens=tokens, runs=runs, ring=ring), runtime)
+    # To the terminal only, and beside the result: a pipe gets the result alone.
+    with Console(stderr=True).status(f"compiling {case}, then {runs} timed runs"):
+        found = measure(Job(job=case, tokens=tokens, runs=runs, ring=ring), runtime)
     if as_json:
         print(json.dumps(found))
         return
