@@ -9,7 +9,7 @@ from comet_jax.ir.program import Var
 from comet_jax.protocols.linear import Combine, Rearrange, Table
 from comet_jax.protocols.opening import Lift
 from comet_jax.protocols.selection import Gate, Not, ToArithmetic
-from comet_jax.rules.arithmetic import _add_public, add, multiply_by_public, negate, sub
+from comet_jax.rules.arithmetic import _add_public, add, multiply_by_public, negate, rearranged, sub
 from comet_jax.rules.registry import rule
 from comet_jax.rules.scope import Scope
 from comet_jax.rules.terms import Joint, Known, Scaled, Term
@@ -108,15 +108,25 @@ def clamp(s: Scope, node, low: Term, x: Term, high: Term):
     return minimum(s, node, maximum(s, node, x, low), high)
 
 
+def _axis_last(s: Scope, node, x: Joint) -> Joint:
+    """x with the axis that ``node`` reduces moved to the end, where tournaments are played."""
+    axes = tuple(node.params["axes"])
+    if len(axes) != 1:
+        raise ValueError("a maximum or minimum has a private rule over one axis at a time: reshape to one axis first")
+    order = (*(i for i in range(len(x.shape)) if i not in axes), *axes)
+    if order == tuple(range(len(x.shape))):
+        return x
+    shape = tuple(x.shape[i] for i in order)
+    return rearranged(s, x, "transpose", (order,), shape, once=True, last=False)
+
+
 @rule("argmax")
 def argmax(s: Scope, node, x: Joint):
-    """The first place of the largest element over the last axis, by a tournament of comparisons.
+    """The first place of the largest element over one axis, by a tournament of comparisons.
 
     Values that differ by less than a step of the operands' scale count as equal.
     """
-    axes = tuple(node.params["axes"])
-    if axes != (len(x.shape) - 1,):
-        raise ValueError("argmax has a private rule over the last axis only: move the axis there first")
+    x = _axis_last(s, node, x)
 
     def make():
         small = s.small(x.raw)
@@ -178,9 +188,8 @@ def _append_place(s: Scope, where: Var, places: "Var | np.ndarray", last: int) -
 
 @rule("reduce_max")
 def reduce_max(s: Scope, node, x: Joint):
-    axes = tuple(node.params["axes"])
-    if axes != (len(x.shape) - 1,):
-        raise ValueError("a maximum has a private rule over the last axis only: move the axis there first")
+    """The largest element over one axis, by a tournament of comparisons, to a step of the operands' scale."""
+    x = _axis_last(s, node, x)
 
     def make():
         small = s.small(x.raw)
@@ -198,3 +207,15 @@ def reduce_max(s: Scope, node, x: Joint):
         return Scaled(s.b.emit(Rearrange("reshape", (x.shape[:-1],)), values), small.scale)
 
     return s.result(x.shape[:-1], make)
+
+
+@rule("argmin")
+def argmin(s: Scope, node, x: Joint):
+    """The first place of the smallest element over one axis; ties as for argmax."""
+    return argmax(s, node, negate(s, node, x))
+
+
+@rule("reduce_min")
+def reduce_min(s: Scope, node, x: Joint):
+    """The smallest element over one axis, to a step of the operands' scale."""
+    return negate(s, node, reduce_max(s, node, negate(s, node, x)))

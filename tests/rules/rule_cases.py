@@ -147,6 +147,19 @@ COMPARISONS = [
     Case("clamp", lambda x: lax.clamp(-0.5, x, 2.0), (EDGES,)),
     Case("reduce_max", lambda x: (x.max(-1), x[:, :1].max(1, keepdims=True)), (TIES,)),
     Case("argmax", lambda x: (x.argmax(-1), x[:, :1].argmax(-1)), (TIES,), steps=0),
+    Case(
+        "extremes over any axis",
+        lambda x: (x.max(0), x.min(-1), x.reshape(3, 5, 1).min(1)),
+        (TIES,),
+        rings=(32,),
+    ),
+    Case(
+        "places over any axis",
+        lambda x: (x.argmax(0), x.argmin(-1), x.reshape(1, 3, 5).argmin(1)),
+        (TIES,),
+        steps=0,
+        rings=(64,),
+    ),
     Case("relu", jax.nn.relu, (EDGES,)),
     Case("relu of little", lambda x: (jax.nn.relu(x[:0]), nn.relu(x[0])), (EDGES,), rings=(32,)),
 ]
