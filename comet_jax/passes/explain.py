@@ -81,6 +81,7 @@ def explain(lowered: Lowered) -> Explanation:
     reveals = [
         "Parties see: openings under single-use masks (uniform), public inputs and shapes. The dealer sees nothing.",
         "Revealed on purpose: nothing but what `reveal` is called on.",
+        str(lowered.proof),
     ]
     if lowered.policy.published:
         reveals.append(f"Published by its owner: parameters matching {', '.join(lowered.policy.published)}.")

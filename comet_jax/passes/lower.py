@@ -20,6 +20,7 @@ import comet_jax.rules.structure  # noqa: F401  (importing a rules module regist
 from comet_jax.errors import CometError, UnsupportedOperationError
 from comet_jax.ir.jaxprs import Const, Graph, Node, Value
 from comet_jax.ir.program import Program
+from comet_jax.passes import leaks
 from comet_jax.policy import Policy
 from comet_jax.protocols.opening import Reveal
 from comet_jax.rules.registry import ELEMENTWISE, RULES
@@ -74,6 +75,7 @@ class Lowered:
     ``inputs``: one an input of the graph: its owner, or None for one that is public or shared already.
     ``encodings``: one a program input, or the position and form of the ``SharedInput`` that it takes.
     ``results``: one an output of the graph; those with a scale are the program's outputs, in order.
+    ``proof``: what the leak check found.
     """
 
     program: Program
@@ -81,6 +83,7 @@ class Lowered:
     encodings: tuple[Encoding | tuple[int, Form], ...]
     results: tuple[Result, ...]
     policy: Policy
+    proof: leaks.Proof
 
     def as_text(self) -> str:
         """The program, for people."""
@@ -123,7 +126,7 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     by_var = {var.id: e for var, e in s.encodings.values()}
     encodings = tuple(by_var[v.id] if v.id in by_var else taken[v.id] for v in program.inputs)
     owners = tuple(x.owner if isinstance(x, OwnedInput) else None for x in inputs)
-    return Lowered(program, owners, encodings, tuple(results), policy)
+    return Lowered(program, owners, encodings, tuple(results), policy, leaks.check(program))
 
 
 def _shared(s: Scope, position: int, given: SharedInput, taken: dict[int, tuple[int, Form]]) -> Joint:

@@ -1,0 +1,326 @@
+"""The leak check: all that crosses between the parties is uniform, whatever the secrets are.
+
+It believes no protocol's name. Each step of a program is traced as the dealer and as a party run it (``deal``;
+``send`` and ``receive``; ``offline`` and ``online``), and read with hiding.py. What cannot be traced, does something
+that is not known to be local, or does not match one of these signatures is refused:
+
+- *An opening* draws one mask, uniform in the opened group, whole, and deals nothing. Its message is a function of its
+  sender's share plus its sender's share of that very mask, reduced into the group.
+- *Any other step* draws no mask and sends nothing. An opened wire that it makes is computed from opened values, and
+  its mask from their masks. It deals each array once.
+- *A weight* is opened once, at its full ring, before the program runs; loading it gives it a mask of its own.
+- *An output* is a step's share plus a dealt sharing of zero that nothing else uses.
+
+Argument. Take the openings in order of their rounds. The mask of an opening is drawn by it alone and reaches others
+only along the wire that it opens, thus only later steps (wires are single assignment, and a step has the material of
+its own name only). So the rest of its message, and all earlier messages, are independent of the mask, and the message
+is uniform given them: all messages are *jointly* uniform. The dealer's shares are uniform at each party alone, as
+each dealt array is shared with a keystream of its own; in a scan, one of each step's own. Whoever receives an output
+sees two shares that are uniform but for their sum.
+
+Not proved here: that dealt arrays and results are right (tests compare all protocols with their ideal functionality);
+that keystreams are uniform and used once (dealer/stock.py); that the interpreters and XLA send only these messages
+(runtime/crossing.py counts them in each compiled program); what the coins of truncation and timing tell.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from comet_jax.errors import CometError
+from comet_jax.ir.jaxprs import Graph, flatten, from_jaxpr
+from comet_jax.ir.program import Op, Program, Scan, Var
+from comet_jax.passes.hiding import Word, follow
+from comet_jax.protocols.opening import Open
+from comet_jax.protocols.protocol import Dealer, Party, Protocol
+from comet_jax.sharing.groups import Group
+from comet_jax.sharing.packing import Item
+from comet_jax.sharing.wires import Mask, Opened, OpenedShare, Share, Shared, Wire
+
+# What a local step may do. An operation that is not here may be harmless; it is refused until somebody has looked.
+_LOCAL_NAMES = (
+    "abs add and argmax argmin bitcast_convert_type broadcast_in_dim clamp concatenate cond convert_element_type "
+    "copy cumsum div dot_general dynamic_slice dynamic_update_slice eq exp gather ge gt iota le lt max min mul ne "
+    "neg not optimization_barrier or pad platform_index population_count reduce_and reduce_max reduce_min "
+    "reduce_or reduce_sum rem reshape rev round select_n shift_left shift_right_arithmetic shift_right_logical sign "
+    "slice split square squeeze sub transpose xor "
+)
+LOCAL = frozenset(_LOCAL_NAMES.split())
+
+
+class LeakError(CometError):
+    """A program would show more than it may; nothing was run."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was checked: openings in a run (a scan's count at each step), weights, and outputs."""
+
+    openings: int
+    weights: int
+    outputs: int
+
+    def __str__(self) -> str:
+        return (
+            f"Checked: {self.openings} openings, each under a fresh mask of full width; {self.weights} weights under "
+            f"their own; {self.outputs} outputs shared afresh."
+        )
+
+
+def check(program: Program) -> Proof:
+    """Return only if ``program`` reveals nothing but its outputs; else raise ``LeakError``."""
+    with jax.enable_x64(True):
+        openings = _Check({}).program(program, leaves=True)
+    weights = sum(isinstance(v.wire, Opened) for v in program.inputs)
+    return Proof(openings, weights, len({v.id for v in program.outputs}))
+
+
+@dataclass
+class _Check:
+    """``seen``: which outputs are shared afresh, by the step's signature. Equal steps are traced once."""
+
+    seen: dict[tuple, frozenset[int]]
+
+    def program(self, program: Program, leaves: bool = False) -> int:
+        """The number of openings. ``leaves``: the outputs leave the parties."""
+        known: dict[int, Wire] = {}
+        afresh: set[int] = set()
+        openings = 0
+        for v in program.inputs:
+            _require("an input", _is_input(v.wire), f"%{v.id} is neither shared nor a weight opened at its whole ring")
+            _define("an input", known, v)
+        steps = [i for r in program.rounds for i in (*r.local, *r.opened)]
+        _require("the schedule", sorted(steps) == list(range(len(program.ops))), "a step is not run exactly once")
+        for i, op in enumerate(program.ops):
+            where = f" at {op.site} {op.operation}".rstrip() if op.site or op.operation else ""
+            place = f"step {i}, {type(op.protocol).__name__}{where}"
+            for v in op.inputs:
+                _require(place, known.get(v.id) == v.wire, f"%{v.id} is used before it exists, or as another type")
+            if isinstance(op.protocol, Scan):
+                _check_scan(place, op, op.protocol)
+                openings += op.protocol.length * self.program(op.protocol.body)
+            else:
+                masks, dealt = ({n: x for (k, n), x in of.items() if k == i} for of in _supply(program))
+                afresh |= {op.outputs[j].id for j in self.step(place, op, masks, dealt)}
+                openings += isinstance(op.protocol, Open)
+            for v in op.outputs:
+                _define(place, known, v)
+        for v in program.outputs:
+            _require("an output", known.get(v.id) == v.wire, f"%{v.id} does not exist")
+            if leaves:
+                _require("an output", v.id in afresh, f"%{v.id} leaves without being shared afresh (Reveal)")
+        return openings
+
+    def step(self, place: str, op: Op, masks: dict[str, Item], dealt: dict[str, Item]) -> frozenset[int]:
+        """Check one step. Returns which of its outputs are shared afresh."""
+        protocol, inputs, outputs = op.protocol, tuple(v.wire for v in op.inputs), tuple(v.wire for v in op.outputs)
+        assert isinstance(protocol, Protocol)
+        key = (protocol, inputs, outputs, *masks.items(), *dealt.items())
+        if key not in self.seen:
+            _require(place, protocol.outputs(*inputs) == outputs, "its outputs are not of its protocol's types")
+            _require(place, not set(masks) & set(dealt), "a mask and a dealt array share a name")
+            if isinstance(protocol, Open):
+                _check_opening(place, protocol, inputs, outputs, masks, dealt)
+                self.seen[key] = frozenset()
+            else:
+                self.seen[key] = _check_local(place, protocol, inputs, outputs, masks, dealt)
+        return self.seen[key]
+
+
+def _supply(program: Program):
+    return program.supply.masks, program.supply.dealt
+
+
+def _require(place: str, holds: bool, reason: str) -> None:
+    if not holds:
+        raise LeakError(f"{place}: {reason}. Nothing was run: this program could show a secret")
+
+
+def _define(place: str, known: dict[int, Wire], v: Var) -> None:
+    _require(place, v.id not in known, f"%{v.id} is made twice")
+    known[v.id] = v.wire
+
+
+def _is_input(wire: Wire) -> bool:
+    if isinstance(wire, Shared):
+        return True
+    return wire.static and not wire.headroom and wire.where is None and wire.group in (Group(32), Group(64))
+
+
+def _check_scan(place: str, op: Op, scan: Scan) -> None:
+    carries, outputs = (tuple(v.wire for v in vs) for vs in (scan.body.inputs[: scan.carries], scan.body.outputs))
+    threaded = (carries, outputs, tuple(v.wire for v in op.inputs[: scan.carries]), tuple(v.wire for v in op.outputs))
+    _require(place, len(set(threaded)) == 1, "the wires that it threads through differ in type")
+    _require(place, all(isinstance(w, Shared) for w in carries), "an opened wire would pass from step to step")
+    pairs = zip(op.inputs[scan.carries :], scan.body.inputs[scan.carries :], strict=True)
+    same = lambda a, b: type(a) is type(b) and a.group == b.group and a.shape == (scan.length, *b.shape)
+    _require(place, all(same(a.wire, b.wire) for a, b in pairs), "it would not take one slice a step")
+
+
+class _Recorder(Dealer):
+    """Hands out given masks, each once, and keeps what is shared."""
+
+    def __init__(self, place: str, masks: dict[str, Item], arrays: Mapping[str, Any], dealt: dict[str, Item]):
+        self.place, self.masks, self.arrays, self.dealt = place, dict(masks), arrays, dict(dealt)
+        self.shared: dict[str, Any] = {}
+
+    def mask(self, name: str, item: Item):
+        _require(self.place, self.masks.pop(name, None) == item, f"the mask {name!r} is drawn twice, or not as planned")
+        return self.arrays[name]
+
+    def share(self, name: str, value, item: Item):
+        planned = self.dealt.pop(name, None) == item and value.shape == item.shape
+        _require(self.place, planned, f"the array {name!r} is dealt twice, or not as planned")
+        self.shared[name] = value
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """A step's results by name: their words, shapes and types, and the input that each is, if it is one unchanged."""
+
+    words: dict[str, Word]
+    types: dict[str, tuple]
+    same: dict[str, str | None]
+
+
+def _trace(place: str, fn: Callable[[dict], dict], leaves: Mapping[str, tuple], masks: Mapping[str, int]) -> _Traced:
+    """Trace ``fn`` on arrays of the given (shape, group). ``masks``: bits of those leaves that are uniform."""
+    names: list[str] = []
+
+    def run(*arrays):
+        out = fn(dict(zip(leaves, arrays)))
+        names.extend(out)
+        return list(out.values())
+
+    try:
+        graph = flatten(run, *(jax.ShapeDtypeStruct(shape, g.dtype) for shape, g in leaves.values()))
+    except LeakError:
+        raise
+    except Exception as e:  # anything: what cannot be followed is refused, a collective outside an opening too
+        raise LeakError(f"{place}: it cannot be followed as a local step ({type(e).__name__}: {e})") from e
+    _check_operations(place, graph)
+    known = [Word(frozenset({n}), g.bits, frozenset({n} & masks.keys())) for n, (_, g) in leaves.items()]
+    words = follow(graph, known, masks)
+    inputs = dict(zip(graph.inputs, leaves))
+    types = {n: (v.shape, v.dtype) for n, v in zip(names, graph.outputs)}
+    return _Traced(dict(zip(names, words)), types, {n: inputs.get(v) for n, v in zip(names, graph.outputs)})
+
+
+def _check_operations(place: str, graph: Graph) -> None:
+    for node in graph.nodes:
+        _require(place, node.op in LOCAL and not node.effects, f"`{node.op}` is not known to be local")
+        for branch in node.params.get("branches", ()):
+            _check_operations(place, from_jaxpr(branch))
+
+
+def _deal(place: str, protocol, inputs, outputs, masks: dict[str, Item], dealt: dict[str, Item]) -> _Traced:
+    """The dealer's work: "out j" is the mask of an opened output, "share name" what is shared."""
+    leaves = {f"in {k}": (w.shape, w.group) for k, w in enumerate(inputs) if isinstance(w, Opened)}
+    own = {name: (item.shape, item.group) for name, item in masks.items()}
+
+    def run(arrays):
+        dealer = _Recorder(place, masks, arrays, dealt)
+        found = protocol.deal(
+            dealer, *(Mask(w, arrays[f"in {k}"]) if f"in {k}" in arrays else w for k, w in enumerate(inputs))
+        )
+        _require(place, not dealer.masks and not dealer.dealt, "it does not deal what was planned")
+        types = tuple(o.wire if isinstance(o, Mask) else o for o in found)
+        _require(place, types == outputs, "the dealer makes other wires than the parties")
+        opened = {f"out {j}": o.r for j, o in enumerate(found) if isinstance(o, Mask)}
+        return {**opened, **{f"share {n}": x for n, x in dealer.shared.items()}}
+
+    return _trace(place, run, {**leaves, **own}, {})
+
+
+_INDEX = ((), Group(32))
+
+
+def _check_opening(place: str, protocol: Open, inputs, outputs, masks: dict[str, Item], dealt: dict[str, Item]) -> None:
+    (source,), (wire,) = inputs, outputs
+    alone = isinstance(source, Shared) and isinstance(wire, Opened) and not wire.static
+    _require(place, alone, "it does not open one shared wire")
+    _require(
+        place, masks == {"r": wire.item}, f"its mask is not one, uniform in {wire.group}, of the shape {wire.shape}"
+    )
+    _require(place, not dealt, "an opening deals nothing but its mask")
+    dealing = _deal(place, protocol, inputs, outputs, masks, dealt)
+    _require(place, dealing.same["out 0"] == "r", "the opened wire's mask is not the one that was drawn")
+
+    def run(leaf):
+        party, x = Party(leaf["index"]), Share(source, leaf["x"])
+        sent = protocol.send(party, {"r": leaf["r"]}, x)
+        w = protocol.receive({"r": leaf["r"]}, x, leaf["c"])
+        _require(place, w.wire == wire and w.x is None, "it receives another wire than it opens")
+        return {"sent": sent, "value": w.value, "mask": w.mask, **protocol.coins(party, x)}
+
+    shared, opened = (source.shape, source.group), (wire.shape, wire.group)
+    seen = _trace(place, run, {"index": _INDEX, "x": shared, "r": opened, "c": opened}, {"r": wire.group.bits})
+    sent = seen.words["sent"]
+    _require(place, "r" in sent.masks, "its message is not a share plus its mask")
+    _require(place, sent.bits <= wire.group.bits, f"its message is not reduced into {wire.group}")
+    _require(
+        place, seen.types["sent"] == (wire.shape, wire.group.dtype), f"its message is not an array of {wire.group}"
+    )
+    _require(place, seen.words["value"].leaves <= {"c"}, "the opened value is not what was received")
+    _require(place, seen.same["mask"] == "r", "the wire keeps another mask than it was opened under")
+
+
+def _check_local(
+    place: str, protocol, inputs, outputs, masks: dict[str, Item], dealt: dict[str, Item]
+) -> frozenset[int]:
+    _require(place, not masks, "only an opening draws a mask")
+    dealing = _deal(place, protocol, inputs, outputs, masks, dealt)
+    leaves: dict[str, tuple] = {"index": _INDEX, **{f"dealt {n}": (i.shape, i.group) for n, i in dealt.items()}}
+    for k, w in enumerate(inputs):
+        parts = "x" if isinstance(w, Shared) else "cx" if w.static else "cr"
+        leaves.update({f"{part} {k}": (w.shape, w.group) for part in parts})
+
+    def run(leaf):
+        early, late = zip(*(_arguments(w, lambda part, k=k: leaf.get(f"{part} {k}")) for k, w in enumerate(inputs)))
+        party, material = Party(leaf["index"]), {n: leaf[f"dealt {n}"] for n in dealt}
+        out: dict[str, Any] = {}
+        if any(isinstance(w, Opened) for w in outputs):  # before inputs exist, its mask or a weight's form is known
+            out.update(_results(place, outputs, protocol.online(party, material, *early), "early"))
+        if None not in early:
+            material = protocol.offline(party, material, *early)
+        out.update(_results(place, outputs, protocol.online(party, material, *late), "late"))
+        return {**out, **{f"coin {n}": x for n, x in protocol.coins(party, *late).items()}}
+
+    uniform = {f"dealt {n}": item.group.bits for n, item in dealt.items()}
+    seen = _trace(place, run, leaves, uniform)
+    for name, word in seen.words.items():
+        part, j, _ = name.split(" ") if name[:2] in ("c ", "r ", "x ") else ("", "", "")
+        own = all(leaf[:2] == f"{part} " and isinstance(inputs[int(leaf[2:])], Opened) for leaf in word.leaves)
+        _require(place, own or not part, f"its opened output {j} is not made of opened wires alone")
+    fresh = lambda n, j: _is_afresh(n, dealt[n], f"share {j} late", outputs[j], dealing, seen)
+    return frozenset(j for j in range(len(outputs)) if any(fresh(n, j) for n in dealt))
+
+
+def _arguments(w: Wire, get: Callable[[str], Any]) -> tuple[Any, Any]:
+    """An input as a party has it before the run, and in it."""
+    if isinstance(w, Shared):
+        return None, Share(w, get("x"))
+    if w.static:
+        return OpenedShare(w, get("c"), None), OpenedShare(w, None, None, get("x"))
+    return OpenedShare(w, None, get("r")), OpenedShare(w, get("c"), get("r"))
+
+
+def _results(place: str, outputs: tuple[Wire, ...], found: Sequence[Any], when: str) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for j, (wire, o) in enumerate(zip(outputs, found, strict=True)):
+        if isinstance(wire, Shared):
+            out[f"share {j} {when}"] = o
+        else:
+            _require(place, o.wire == wire, "it makes other wires than planned")
+            out.update({f"{part} {j} {when}": getattr(o, part) for part in "crx" if getattr(o, part) is not None})
+    return out
+
+
+def _is_afresh(name: str, item: Item, result: str, wire: Wire, dealing: _Traced, seen: _Traced) -> bool:
+    """Whether a result is a share plus the dealt array ``name``, which shares zero and is in no other result."""
+    word, leaf = seen.words.get(result), f"dealt {name}"
+    whole = item == Item(wire.shape, wire.group) and dealing.words[f"share {name}"].zero
+    alone = all(leaf not in w.leaves for n, w in seen.words.items() if n != result)
+    return word is not None and whole and alone and leaf in word.masks and word.bits <= wire.group.bits

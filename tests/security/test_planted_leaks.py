@@ -1,0 +1,227 @@
+"""Leaks planted in protocols and programs: the leak check names each, and lets the honest ones pass."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from comet_jax.ir.program import Builder, Op, Program
+from comet_jax.passes.leaks import LeakError, Proof, check
+from comet_jax.protocols.bilinear import Bilinear
+from comet_jax.protocols.linear import Combine
+from comet_jax.protocols.opening import Open, Reveal
+from comet_jax.protocols.protocol import Protocol
+from comet_jax.sharing.groups import Group
+from comet_jax.sharing.packing import Item
+from comet_jax.sharing.wires import Mask, Opened, OpenedShare, Shared
+
+WIRE = Shared((3,), Group(32))
+
+
+class _Narrow(Open):
+    def deal(self, dealer, x):
+        (wire,) = self.outputs(x)
+        return (Mask(wire, dealer.mask("r", Item(x.shape, Group(8)))),)
+
+
+class _OneForAll(Open):
+    def deal(self, dealer, x):
+        (wire,) = self.outputs(x)
+        return (Mask(wire, jnp.broadcast_to(dealer.mask("r", Item((1,), wire.group)), x.shape)),)
+
+
+class _Real(Open):
+    def deal(self, dealer, x):
+        (wire,) = self.outputs(x)
+        return (Mask(wire, dealer.mask("r", wire.item).astype(jnp.float32)),)
+
+
+class _Unmasked(Open):
+    def send(self, party, material, x):
+        return x.x
+
+
+class _Cancels(Open):
+    def send(self, party, material, x):
+        return super().send(party, material, x) - material["r"]
+
+
+class _Doubled(Open):
+    def send(self, party, material, x):
+        return super().send(party, material, x) + material["r"]
+
+
+class _Carry(Open):
+    def send(self, party, material, x):
+        return (x.x & jnp.uint32(255)) + material["r"]
+
+
+class _Shuffled(Open):
+    def send(self, party, material, x):
+        return x.x + material["r"][::-1]
+
+
+class _Prints(Open):
+    def send(self, party, material, x):
+        jax.debug.print("{}", x.x)
+        return super().send(party, material, x)
+
+
+class _Talks(Combine):
+    def online(self, party, material, *xs):
+        return (lax.psum(xs[0].x, "party"),)
+
+
+class _Calls(Combine):
+    def online(self, party, material, *xs):
+        return (jax.pure_callback(lambda x: x, xs[0].x, xs[0].x),)
+
+
+class _DealsTwice(Reveal):
+    def deal(self, dealer, x):
+        super().deal(dealer, x)
+        return super().deal(dealer, x)
+
+
+class _Draws(Reveal):
+    def deal(self, dealer, x):
+        dealer.mask("more", Item(x.shape, x.group))
+        return super().deal(dealer, x)
+
+
+@dataclass(frozen=True)
+class _Declares(Combine):
+    """Calls a share an opened value."""
+
+    def outputs(self, *xs):
+        return (Opened(xs[0].shape, xs[0].group),)
+
+    def deal(self, dealer, *xs):
+        return (Mask(self.outputs(*xs)[0], jnp.zeros(xs[0].shape, jnp.uint32)),)
+
+    def online(self, party, material, *xs):
+        (wire,) = self.outputs(WIRE)
+        x = xs[0]
+        return (OpenedShare(wire, None, None) if x is None else OpenedShare(wire, x.x, jnp.zeros_like(x.x)),)
+
+
+class _NotZero(Reveal):
+    def deal(self, dealer, x):
+        dealer.share("zero", jnp.ones(x.shape, jnp.uint32), Item(x.shape, x.group))
+        return (x,)
+
+
+class _Forgets(Reveal):
+    def online(self, party, material, x):
+        return (x.x,)
+
+
+@dataclass(frozen=True)
+class _Pair(Protocol):
+    """Two outputs under one sharing of zero: their difference shows the parties' shares."""
+
+    def outputs(self, x, y):
+        return (x, y)
+
+    def deal(self, dealer, x, y):
+        Reveal().deal(dealer, x)
+        return (x, y)
+
+    def online(self, party, material, x, y):
+        return (x.x + material["zero"], y.x + material["zero"])
+
+    def ideal(self, coins, x, y):
+        return (x.v, y.v)
+
+
+def program(opening: Open | None = None, step: Protocol | None = None, last: Protocol | None = None) -> Program:
+    """x times a weight, opened and shared again by way of ``step``."""
+    b = Builder()
+    x, w = b.input(WIRE), b.input(Opened((3,), Group(32), static=True))
+    y = b.emit(step or Combine((2,)), x)
+    if not isinstance(y.wire, Opened):
+        y = b.emit(opening or Open(32), y)
+    with b.site("layer", "mul"):
+        z = b.emit(Bilinear(), y, w) if y.bits == 32 else x
+    return b.finish(b.emit(last or Reveal(), z), *([y] if y.bits < 32 else []))
+
+
+def refused(p: Program) -> str:
+    with pytest.raises(LeakError) as told:
+        check(p)
+    return str(told.value)
+
+
+def test_an_honest_program_passes():
+    assert check(program()) == Proof(openings=1, weights=1, outputs=1)
+
+
+@pytest.mark.parametrize(
+    ("opening", "reason"),
+    [
+        (_Narrow(32), "uniform in z32"),
+        (_OneForAll(32), "uniform in z32"),
+        (_Real(32), "not the one that was drawn"),
+        (_Unmasked(32), "not a share plus its mask"),
+        (_Cancels(32), "not a share plus its mask"),
+        (_Doubled(32), "not a share plus its mask"),
+        (_Shuffled(32), "not a share plus its mask"),
+        (_Carry(8), "not reduced into z8"),
+        (_Prints(32), "not known to be local"),
+    ],
+)
+def test_openings(opening, reason):
+    told = refused(program(opening))
+    assert reason in told
+    assert type(opening).__name__ in told
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (_Talks((1,)), "cannot be followed"),
+        (_Calls((1,)), "not known to be local"),
+        (_Declares((1,)), "not made of opened wires alone"),
+        (_DealsTwice(), "dealt twice"),
+        (_Draws(), "only an opening draws"),
+    ],
+)
+def test_local_steps(step, reason):
+    assert reason in refused(program(step=step))
+
+
+@pytest.mark.parametrize("last", [Combine((1,)), _NotZero(), _Forgets()])
+def test_outputs_that_are_not_shared_afresh(last):
+    assert "without being shared afresh" in refused(program(last=last))
+
+
+def test_outputs_that_share_their_zero():
+    b = Builder()
+    pair = b.emit_all(_Pair(), b.input(WIRE), b.input(WIRE))
+    assert "without being shared afresh" in refused(b.finish(*pair))
+
+
+def test_a_step_that_runs_twice():
+    p = program()
+    again = replace(p, ops=(*p.ops, Op(p.ops[1].protocol, p.ops[1].inputs, p.ops[1].outputs)))
+    assert "is made twice" in refused(again)
+
+
+def test_an_opened_input_that_is_no_weight():
+    b = Builder()
+    w = b.input(Opened((3,), Group(32)))
+    assert "nor a weight" in refused(b.finish(w))
+
+
+def test_a_refusal_names_the_place():
+    class _Bad(Bilinear):
+        def online(self, party, material, x, w):
+            return (lax.psum(x.value, "party"),)
+
+    b = Builder()
+    x, w = b.input(WIRE), b.input(Opened((3,), Group(32), static=True))
+    with b.site("layer", "mul"):
+        out = b.emit(_Bad(), b.emit(Open(32), x), w)
+    assert "_Bad at layer mul" in refused(b.finish(b.emit(Reveal(), out)))
