@@ -21,6 +21,7 @@ INLINED = {
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
     "core_call": "call_jaxpr",
+    "eval_jaxpr": "call_jaxpr",
     "remat": "jaxpr",
     "remat2": "jaxpr",
     "checkpoint": "jaxpr",
@@ -168,7 +169,7 @@ def _inline(jaxpr: Any, env: dict[Any, Value], nodes: list[Node], where: str, si
             continue
         params = dict(eqn.params)
         if name == "scan":
-            params["body"] = from_jaxpr(params["jaxpr"])
+            params |= _scan_counts(params) | {"body": from_jaxpr(params["jaxpr"])}
         outputs = tuple(_value(v) for v in eqn.outvars)
         effects = _has_effects(eqn)
         nodes.append(Node(name, params, tuple(inputs), outputs, eqn.primitive, line, path, None, effects))
@@ -198,6 +199,14 @@ def _line(eqn: Any) -> str:
 def _path(eqn: Any, outer: str) -> str:
     """The module path of an equation: Flax linen names the scopes that it traces."""
     return str(eqn.source_info.name_stack) or outer
+
+
+def _scan_counts(params: dict[str, Any]) -> dict[str, int]:
+    """How many inputs of a scan are constants and carries: said so, or (newer JAX) by the tree of its inputs."""
+    if "ft_in" not in params:
+        return {name: params[name] for name in ("num_consts", "num_carry")}
+    consts, carries, _ = map(len, params["ft_in"].unpack())
+    return {"num_consts": consts, "num_carry": carries}
 
 
 def _scan(params: dict[str, Any], arrays: Sequence[Any]) -> list[Any]:

@@ -1,5 +1,7 @@
 """Moving elements around: free, and an opened wire stays opened."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from comet_jax.protocols.linear import Rearrange, Sum
@@ -73,7 +75,31 @@ def pad(s: Scope, node, x: Term, fill: Term):
 
 @rule("concatenate")
 def concatenate(s: Scope, node, *xs: Term):
-    axis, shape = node.params["dimension"], node.outputs[0].shape
+    return _joined(s, xs, node.params["dimension"], node.outputs[0].shape)
+
+
+@rule("stack")
+def stack(s: Scope, node, *xs: Term):
+    axis, shape = node.params["axis"], node.outputs[0].shape
+    one, last = (*shape[:axis], 1, *shape[axis + 1 :]), axis != len(shape) - 1
+    layer = lambda x: rearranged(s, x, "reshape", (one,), one, once=True, last=last) if isinstance(x, Joint) else x
+    return _joined(s, [layer(x if isinstance(x, Known) else s.joint(x)) for x in xs], axis, shape)
+
+
+@rule("unstack")
+def unstack(s: Scope, node, x: Joint):
+    axis, last = node.params["axis"], node.params["axis"] != len(x.shape) - 1
+    out = []
+    for i, value in enumerate(node.outputs):
+        begin = tuple(i if k == axis else 0 for k in range(len(x.shape)))
+        end = tuple(i + 1 if k == axis else n for k, n in enumerate(x.shape))
+        one = tuple(b - a for a, b in zip(begin, end))
+        layer = rearranged(s, x, "slice", (begin, end, (1,) * len(one)), one, once=False, last=last)
+        out.append(rearranged(s, layer, "reshape", (value.shape,), value.shape, once=True, last=last))
+    return out
+
+
+def _joined(s: Scope, xs: Sequence[Term], axis: int, shape: tuple[int, ...]) -> Joint:
     if any(isinstance(x, Known) for x in xs):
         raise ValueError("joining public and secret arrays has no private rule: share the public one")
     joints = [s.joint(x) for x in xs]
