@@ -102,6 +102,11 @@ def _language_model(session: cj.Session) -> Any:
 def _padded(session: cj.Session, text: list[int], length: int) -> Any:
     if not session.holds("client"):
         return jax.ShapeDtypeStruct((length,), jnp.int32)
+    return _filled(text, length)
+
+
+def _filled(text: list[int], length: int) -> np.ndarray:
+    """The text in a full window."""
     return np.array(text + [ord(" ")] * (length - len(text)), np.int32)
 
 
@@ -111,8 +116,7 @@ def in_the_clear(prompt: bytes, count: int, length: int) -> list[Written]:
     apply, text, written = jax.jit(byte_lm.ByteLM(config).apply), list(prompt), []
     for _ in range(count):
         start = time.perf_counter()
-        tokens = np.array(text + [ord(" ")] * (length - len(text)), np.int32)
-        row = np.asarray(apply(params, tokens))[len(text) - 1]
+        row = np.asarray(apply(params, _filled(text, length)))[len(text) - 1]
         text.append(int(row.argmax()))
         written.append(Written(text[-1], row, time.perf_counter() - start))
     return written
