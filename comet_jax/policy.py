@@ -6,6 +6,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 
+@dataclass(frozen=True)
+class Range:
+    """Magnitudes of an array's elements: the least that is not zero, and the largest."""
+
+    smallest: float
+    largest: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
     """Fixed point: a value v on a wire is the integer round(v * scale), in Z_2^ring. Scales here are bit counts.
@@ -32,6 +40,11 @@ class Numbers:
                 f"values up to {max(self.bound, self.norm_bound):g} at {self.raw} fraction bits do not fit "
                 f"{self.ring} bits with headroom: the limit is {2.0**room:g}. Lower `raw`, or use ring=64."
             )
+
+    @property
+    def range(self) -> Range:
+        """What is taken of a value whose range is not known: 2^-8 to ``bound``."""
+        return Range(2.0**-8, self.bound)
 
     def width(self, fraction: float, bound: float) -> int:
         """Bits that hold ``bound`` at ``fraction`` bits with headroom."""

@@ -179,7 +179,7 @@ def _lower_node(s: Scope, node: Node, terms: list[Term]) -> Sequence[Term]:
     # Forms are emitted on demand, later; errors found then still belong to this node.
     out = _emit(lambda: RULES[node.op](s, node, *terms), f"`{node.op}`", node)
     out = [out] if isinstance(out, Known | Owned | Joint) else list(out)
-    return [_located(s, t, node) if isinstance(t, Joint) else t for t in out]
+    return [_located(s, t, node, v) if isinstance(t, Joint) else t for t, v in zip(out, node.outputs)]
 
 
 def _owned(node: Node, terms: list[Term], owner: str) -> list[Term]:
@@ -199,8 +199,8 @@ def _owned(node: Node, terms: list[Term], owner: str) -> list[Term]:
     return out
 
 
-def _located(s: Scope, j: Joint, node: Node) -> Joint:
-    """The same value, whose operations carry this node's site and whose errors name it."""
+def _located(s: Scope, j: Joint, node: Node, value: Value) -> Joint:
+    """The same value, of known range, whose operations carry this node's site and whose errors name it."""
 
     def at(make):
         def run(*args):
@@ -211,7 +211,8 @@ def _located(s: Scope, j: Joint, node: Node) -> Joint:
 
     fields = {name: getattr(j, name) for name in ("affine", "masked", "inverse", "flag")}
     centred = at(j.make_centred) if j.make_centred else None
-    return Joint(j.shape, at(j.make_raw), at(j.make_operand), centred, **fields)
+    found = s.ranges.get(value, j.range)
+    return Joint(j.shape, at(j.make_raw), at(j.make_operand), centred, range=found, **fields)
 
 
 def _emit(make, what: str, node: Node | None = None):

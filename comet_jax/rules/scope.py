@@ -9,7 +9,7 @@ import numpy as np
 from comet_jax.gadgets.bits import requantise
 from comet_jax.ir.jaxprs import Node, Value
 from comet_jax.ir.program import Builder, Var
-from comet_jax.policy import Numbers
+from comet_jax.policy import Numbers, Range
 from comet_jax.protocols.linear import Combine, Rearrange, Scale, Table
 from comet_jax.protocols.opening import Open
 from comet_jax.rules.terms import Env, Joint, Known, Owned, Scaled, Term
@@ -41,6 +41,7 @@ class Scope:
     b: Builder = field(default_factory=Builder)
     encodings: dict[tuple, tuple[Var, Encoding]] = field(default_factory=dict)
     consumers: dict[Value, list[Node]] = field(default_factory=dict)
+    ranges: dict[Value, Range] = field(default_factory=dict)
 
     @property
     def ring(self) -> Group:
@@ -51,6 +52,11 @@ class Scope:
     def raw_scale(self) -> float:
         """Scale of linear results."""
         return 2.0**self.numbers.raw
+
+    def range_of(self, x: Joint | Value) -> Range:
+        """Magnitudes of a value, or of a result (``node.outputs[0]``): calibrated, or the policy's for all."""
+        found = x.range if isinstance(x, Joint) else self.ranges.get(x)
+        return found or self.numbers.range
 
     @property
     def table_bits(self) -> int:

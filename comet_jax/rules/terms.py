@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from comet_jax.ir.program import Var
+from comet_jax.policy import Range
 from comet_jax.sharing.packing import Where
 
 
@@ -109,7 +110,7 @@ class Joint:
 
     ``raw``: shares at a natural scale. ``centred``: the value minus its mean over the last axis, or None if that has
     no cheap form. ``operand``: opened at the full ring. ``inverse``: 1 / value where a cheap form exists. ``flag``: a
-    boolean, as an opened bit.
+    boolean, as an opened bit. ``range``: of its elements, where calibration has found it.
     """
 
     shape: tuple[int, ...]
@@ -120,6 +121,7 @@ class Joint:
     masked: Masked | None = None
     inverse: "Joint | None" = None
     flag: Callable[[], Var] | None = None
+    range: Range | None = None
 
     @cached_property
     def raw(self) -> Scaled:

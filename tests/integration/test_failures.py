@@ -58,7 +58,8 @@ def test_a_role_that_does_not_come_is_awaited_for_a_bounded_time(fleet, how):
     wait_until_broken(five)
     # Party 0 misses the client; whoever waits for a party that has given up names that one.
     check_survivors(five, "client", seconds=20.0, names="party")
-    assert "client did not connect to party0" in five.errors("party0")
+    # Both parties wait; the first to give up says so, and may end the other before its own time is over.
+    assert "client did not connect to party" in five.errors("party0") + five.errors("party1")
 
 
 def check_stopped(five: Fleet, reason: str, *, first: tuple[str, ...] = ROLES) -> None:
