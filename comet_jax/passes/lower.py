@@ -21,6 +21,7 @@ from comet_jax.errors import CometError, UnsupportedOperationError
 from comet_jax.ir.jaxprs import Const, Graph, Node, Value
 from comet_jax.ir.program import Program
 from comet_jax.passes import leaks
+from comet_jax.passes.narrow import narrow
 from comet_jax.policy import Policy
 from comet_jax.protocols.opening import Reveal
 from comet_jax.rules.registry import ELEMENTWISE, RULES
@@ -126,6 +127,7 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     by_var = {var.id: e for var, e in s.encodings.values()}
     encodings = tuple(by_var[v.id] if v.id in by_var else taken[v.id] for v in program.inputs)
     owners = tuple(x.owner if isinstance(x, OwnedInput) else None for x in inputs)
+    program = narrow(program)
     return Lowered(program, owners, encodings, tuple(results), policy, leaks.check(program))
 
 

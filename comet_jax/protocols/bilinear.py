@@ -15,14 +15,14 @@ from comet_jax.protocols.protocol import Coins, Dealer, Material, Party, Protoco
 from comet_jax.sharing.contraction import dot_general
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.packing import Where
-from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Share, Shared
+from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Share, Shared, Wire
 
 DimensionNumbers = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
 class Bilinear(Protocol):
-    """<x>, <w> -> [x w] in their common ring, a ``dot_general`` or, without dimension numbers, element-wise.
+    """<x>, <w> -> [x w] in their common ring Z_2^k, a ``dot_general`` or, without dimension numbers, element-wise.
 
     Both wires are opened at the full ring: x = c - r. Then
     ``[x w] = c_x [w] - [r_x] c_w + [r_x r_w]`` with ``[w] = c_w - [r_w]``.
@@ -40,13 +40,16 @@ class Bilinear(Protocol):
     where: Where | None = None
 
     def outputs(self, x: Opened, w: Opened):
-        if x.group != w.group or x.headroom or w.headroom or x.group.bits not in (32, 64):
+        if x.group != w.group or x.headroom or w.headroom or x.group.xor:
             raise ValueError(f"a product needs two wires opened at the full ring, not {x.group}, {w.group}")
         if x.static and w.static:
             raise ValueError("a product of two weights belongs to their owner, who can do it in the clear")
         spec = lambda o: jax.ShapeDtypeStruct(o.shape, np.uint32)  # the shape is the same in every ring
         shape = jax.eval_shape(self._product, spec(x), spec(w)).shape
         return (Shared(shape, x.group),)
+
+    def narrowed(self, bits: int, *inputs: Wire):
+        return self, (bits, bits)
 
     def _product(self, a, b):
         if self.dimension_numbers is None:
@@ -59,9 +62,9 @@ class Bilinear(Protocol):
 
     def offline(self, party: Party, material: Material, x: OpenedShare, w: OpenedShare):
         if w.wire.static:
-            return {"ready": material["rr"] - self._product(x.r, w.value)}
+            return {"ready": x.wire.group.sub(material["rr"], self._product(x.r, w.value))}
         if x.wire.static:
-            return {"ready": material["rr"] - self._product(x.value, w.r)}
+            return {"ready": x.wire.group.sub(material["rr"], self._product(x.value, w.r))}
         return material
 
     def online(self, party: Party, material: Material, x: OpenedShare, w: OpenedShare):
@@ -70,13 +73,13 @@ class Bilinear(Protocol):
         elif x.wire.static:
             out = self._product(x.x, w.value) + material["ready"]
         else:
-            own = party.first(w.value) - w.mask
+            own = w.wire.group.sub(party.first(w.value), w.mask)
             out = self._product(x.value, own) - self._product(x.r, w.value) + material["rr"]
-        return (_keep(self.where, out),)
+        return (_keep(self.where, x.wire.group.reduce(out)),)
 
     def ideal(self, coins: Coins, x: OpenedPlain, w: OpenedPlain):
         a, b = (_words(o.y, o.wire.group) for o in (x, w))
-        return (_keep(self.where, self._product(a, b)),)
+        return (_keep(self.where, x.wire.group.reduce(self._product(a, b))),)
 
 
 @dataclass(frozen=True)

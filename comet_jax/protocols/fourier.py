@@ -10,7 +10,7 @@ period (a real-valued mask, not reduced, would: the mistake in SHAFT that this a
 Source: Fourier series for sigmoid-like functions in MPC, e.g. SecFormer (ACL 2024); extension and integer form ours.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import numpy as np
 
 from comet_jax.protocols.protocol import Coins, Dealer, Material, Party, Protocol
 from comet_jax.sharing.groups import Group
-from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Shared
+from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Shared, Wire
 
 TABLE_BITS = 30
 
@@ -122,6 +122,10 @@ class Fourier(Protocol):
         if n is not None and (n.group != Group(self.bits) or n.shape != x.shape):
             raise ValueError("the factor n must be opened at the full ring, in the shape of x")
         return (Shared(x.shape, Group(self.bits)),)
+
+    def narrowed(self, bits: int, *inputs: Wire):
+        x, *n = inputs
+        return replace(self, bits=bits), (x.group.bits, *(bits for _ in n))
 
     @property
     def _ring(self) -> Group:

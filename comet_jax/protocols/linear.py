@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from comet_jax.protocols.protocol import Dealer, Protocol
-from comet_jax.sharing.groups import Group
+from comet_jax.sharing.groups import Group, signed
 from comet_jax.sharing.packing import Where
 from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Plain, Share, Shared, Wire
 
@@ -56,6 +56,9 @@ class Combine(Protocol):
     def deal(self, dealer: Dealer, *xs: Shared):
         return self.outputs(*xs)
 
+    def narrowed(self, bits: int, *xs: Wire):
+        return None if xs[0].group.xor else (self, (bits,) * len(xs))
+
     def _sum(self, group: Group, arrays):
         terms = [x if a == 1 or group.xor else x * group.constant(a) for a, x in zip(self.coefficients, arrays)]
         return group.reduce(reduce(group.add, terms))
@@ -89,6 +92,9 @@ class Scale(Protocol):
     def deal(self, dealer: Dealer, x: Shared):
         return (x,)
 
+    def narrowed(self, bits: int, *xs: Wire):
+        return None if xs[0].group.xor else (self, (bits,) * len(xs))
+
     def _apply(self, group: Group, x):
         return group.reduce(x * jnp.asarray(group.encode(self.table.values)))
 
@@ -101,23 +107,42 @@ class Scale(Protocol):
 
 @dataclass(frozen=True)
 class Resize(Protocol):
-    """[x] in Z_2^k -> [x mod 2^bits] in a smaller ring."""
+    """[x] in Z_2^k -> [x mod 2^bits] in a smaller ring; of a wire opened without headroom, c and r alike.
+
+    The low bits of c are masked by those of r, which are as uniform and as fresh, and were public already.
+    """
 
     bits: int
 
-    def outputs(self, x: Shared):
-        if self.bits > x.group.bits or x.group.xor:
-            raise ValueError(f"a share of {x.group} has no {self.bits} bits to keep")
-        return (Shared(x.shape, Group(self.bits)),)
+    def outputs(self, x: Wire):
+        if self.bits > x.group.bits or x.group.xor or (isinstance(x, Opened) and x.headroom):
+            raise ValueError(f"of {x} no {self.bits} bits can be kept")
+        return (replace(x, group=Group(self.bits)),)
 
-    def deal(self, dealer: Dealer, x: Shared):
+    def narrowed(self, bits: int, *xs: Wire):
+        return Resize(bits), (bits,)
+
+    def deal(self, dealer: Dealer, x):
+        if isinstance(x, Mask):
+            (wire,) = self.outputs(x.wire)
+            return (Mask(wire, wire.group.cast(x.r)),)  # type: ignore[arg-type]
         return self.outputs(x)
 
-    def online(self, party, material, x: Share):
-        return (Group(self.bits).cast(x.x),)
+    def online(self, party, material, x):
+        group = Group(self.bits)
+        if isinstance(x, Share):
+            return (group.cast(x.x),)
+        (wire,) = self.outputs(x.wire)
+        part = lambda a: None if a is None else group.cast(a)
+        return (OpenedShare(wire, part(x.c), part(x.r), part(x.x)),)  # type: ignore[arg-type]
 
-    def ideal(self, coins, x: Plain):
-        return (Group(self.bits).cast(x.v),)
+    def ideal(self, coins, x):
+        group = Group(self.bits)
+        if isinstance(x, Plain):
+            return (group.cast(x.v),)
+        (wire,) = self.outputs(x.wire)
+        y = signed(group.cast(jax.lax.bitcast_convert_type(x.y, jnp.uint64)), self.bits)
+        return (OpenedPlain(wire, y, group.cast(x.c)),)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -132,6 +157,9 @@ class Sum(Protocol):
 
     def deal(self, dealer: Dealer, x: Shared):
         return self.outputs(x)
+
+    def narrowed(self, bits: int, *xs: Wire):
+        return None if xs[0].group.xor else (self, (bits,) * len(xs))
 
     def _apply(self, group: Group, x):
         return group.reduce(x.sum(self.axes, dtype=group.dtype))
@@ -173,6 +201,10 @@ class Rearrange(Protocol):
             with jax.ensure_compile_time_eval():
                 where = Where(np.asarray(self.apply(*map(jnp.asarray, masks))).astype(bool))
         return (replace(first, shape=shape, where=where),)
+
+    def narrowed(self, bits: int, *xs: Wire):
+        whole = any(x.group.xor or (isinstance(x, Opened) and x.headroom) for x in xs)
+        return None if whole else (self, (bits,) * len(xs))
 
     def _opened(self, *xs: Mask | OpenedShare | OpenedPlain) -> Opened:
         (wire,) = self.outputs(*(x.wire for x in xs))

@@ -20,7 +20,7 @@ Source: the truncation of faithful fixed point with the wrap bit from the mask, 
 and SIGMA (PoPETs 2024), with the shift moved before the opening so that only m bits travel.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from comet_jax.protocols.protocol import Coins, Dealer, Material, Party, Protocol
 from comet_jax.sharing.groups import Group, signed
 from comet_jax.sharing.packing import Item, Where
-from comet_jax.sharing.wires import Mask, Opened, OpenedShare, Plain, Share, Shared
+from comet_jax.sharing.wires import Mask, Opened, OpenedShare, Plain, Share, Shared, Wire
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,12 @@ class Open(Protocol):
                 f"{self.width + self.shift} bits, and the wire has {group.bits}"
             )
         return (Opened(x.shape, Group(self.width, group.xor), self.headroom, self.where),)
+
+    def narrowed(self, bits: int, *inputs: Wire):
+        if inputs[0].group.xor:
+            return None
+        step = self if self.headroom else replace(self, width=bits)
+        return step, (self.shift + step.width,)
 
     def deal(self, dealer: Dealer, x: Shared):
         (wire,) = self.outputs(x)
@@ -122,6 +128,9 @@ class HighBits(Protocol):
             raise ValueError(f"no {self.shift} bits of {x.group} can be dropped so that a ring is left")
         return (Shared(x.shape, Group(x.group.bits - self.shift)),)
 
+    def narrowed(self, bits: int, *inputs: Wire):
+        return self, (bits + self.shift,)
+
     def deal(self, dealer: Dealer, x: Shared):
         return self.outputs(x)
 
@@ -159,6 +168,11 @@ class Lift(Protocol):
         if self.bits > w.group.bits and not w.headroom:
             raise ValueError(f"a wire opened mod 2^{w.group.bits} without headroom cannot be lifted")
         return (Shared(w.shape, Group(self.bits)),)
+
+    def narrowed(self, bits: int, *inputs: Wire):
+        (w,) = inputs
+        whole = isinstance(w, Opened) and w.headroom
+        return Lift(max(bits, w.group.bits) if whole else bits), (w.group.bits if whole else bits,)
 
     def deal(self, dealer: Dealer, w: Mask):
         m = w.wire.group.bits

@@ -98,6 +98,14 @@ class Protocol(ABC):
     def online(self, party: Party, material: Material, *inputs: Any) -> tuple[jax.Array, ...]:
         """The parties' local step: the arrays on the (shared) output wires."""
 
+    def narrowed(self, bits: int, *inputs: Wire) -> "tuple[Protocol, tuple[int, ...]] | None":
+        """The step of whose only output no more than the low ``bits`` bits are read.
+
+        Returns the protocol to use and how many low bits it reads of each input, whose wires then have that many.
+        None: it stays as it is, and reads all.
+        """
+        return None
+
     def coins(self, party: Party, *inputs: Any) -> Material:
         """The coins of ``online``, read off party 0's shares: "low" for each call of ``Coins.low`` in ``ideal``."""
         return {}

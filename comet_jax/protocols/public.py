@@ -11,7 +11,7 @@ from comet_jax.protocols.linear import Table
 from comet_jax.protocols.protocol import Dealer, Protocol
 from comet_jax.sharing.contraction import dot_general
 from comet_jax.sharing.groups import Group
-from comet_jax.sharing.wires import Plain, Share, Shared
+from comet_jax.sharing.wires import Plain, Share, Shared, Wire
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class PublicProduct(Protocol):
 
     def deal(self, dealer: Dealer, x: Shared):
         return self.outputs(x)
+
+    def narrowed(self, bits: int, *xs: Wire):
+        return self, (bits,)
 
     def _apply(self, group: Group, x):
         table = jnp.asarray(group.encode(self.table.values))

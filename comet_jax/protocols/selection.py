@@ -12,7 +12,7 @@ import numpy as np
 
 from comet_jax.protocols.protocol import Coins, Dealer, Material, Party, Protocol
 from comet_jax.sharing.groups import Group
-from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Share, Shared
+from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Share, Shared, Wire
 
 
 def _sign(e: jax.Array, ring: Group):
@@ -34,6 +34,9 @@ class ToArithmetic(Protocol):
         if not z.group.xor or z.group.bits != 1:
             raise ValueError(f"only an opened bit becomes an integer, not {z.group}")
         return (Shared(z.shape, Group(self.bits)),)
+
+    def narrowed(self, bits: int, *inputs: Wire):
+        return ToArithmetic(bits), (1,)
 
     def deal(self, dealer: Dealer, z: Mask):
         dealer.give("mu", z.r, Group(self.bits))
@@ -64,6 +67,10 @@ class Gate(Protocol):
         if z.shape != (*w.shape, len(self.coefficients)) or not w.headroom or w.shape != y.shape:
             raise ValueError(f"gates of shape {z.shape} on a wire of shape {w.shape}")
         return (y,)
+
+    def narrowed(self, bits: int, *inputs: Wire):
+        z, w, _ = inputs
+        return self, (z.group.bits, w.group.bits, bits)
 
     def deal(self, dealer: Dealer, z: Mask, w: Mask, y: Shared):
         ring, m = y.group, w.wire.group.bits

@@ -6,14 +6,14 @@ Source: one-time truth tables (Ishai et al., TCC 2013); SIGMA (PoPETs 2024) for 
 maximum by a histogram of levels is ours: it costs no bytes an element beyond the score's opening.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
 
 from comet_jax.protocols.protocol import Coins, Dealer, Material, Party, Protocol
 from comet_jax.sharing.groups import Group
-from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Shared
+from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Shared, Wire
 
 LEVELS = 32
 
@@ -142,6 +142,9 @@ class ExpTable(Protocol):
         if w.headroom or w.group.bits != self.low + 5:
             raise ValueError(f"levels of 2^{self.low} need a wire opened mod 2^{self.low + 5}, not {w.group}")
         return (Shared(w.shape, Group(self.bits)),)
+
+    def narrowed(self, bits: int, *inputs: Wire):
+        return replace(self, bits=bits), (inputs[0].group.bits,)
 
     @property
     def _ring(self) -> Group:
