@@ -1,22 +1,27 @@
 """Private inference of Flax models between two parties: see ``private``, ``share``, ``reveal``, ``Session``."""
 
-from comet_jax.api import explain, private, reveal, seal, share
+from comet_jax.api import calibrate, explain, private, reveal, seal, share
+from comet_jax.calibration import Calibration
 from comet_jax.errors import CapturedWeightsError, CometError, SecretLeakError, UnsupportedOperationError
-from comet_jax.policy import Numbers, Policy
+from comet_jax.policy import Numbers, Policy, Range, Ranges
 from comet_jax.runtime.secret import Secret
 from comet_jax.runtime.session import Session
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Calibration",
     "CapturedWeightsError",
     "CometError",
     "Numbers",
     "Policy",
+    "Range",
+    "Ranges",
     "Secret",
     "SecretLeakError",
     "Session",
     "UnsupportedOperationError",
+    "calibrate",
     "explain",
     "private",
     "reveal",

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from comet_jax.calibration import Calibration
+from comet_jax.calibration import calibrate as calibrate_private
 from comet_jax.errors import CometError
 from comet_jax.frontend import flax as frontend
 from comet_jax.frontend.call import Call
@@ -138,6 +140,27 @@ def explain(fn: Any, *args: Any, policy: Policy | None = None, **kwargs: Any) ->
     elif policy is not None:
         fn = fn.under(policy)
     return explain_lowered(fn.trace(*args, **kwargs).lower())
+
+
+def calibrate(
+    fn: Any, *examples: tuple, policy: Policy | None = None, margin: float = 2.0, tolerance: float = 0.02
+) -> Calibration:
+    """A policy for ``fn`` from examples: its ``.policy`` has a scale for every wire, as its values need.
+
+    ``examples``: tuples of arguments, with values; they are computed on in the clear, here. Arrays count as secrets,
+    unless some are marked so by ``share``. ``margin``: how much larger values may get than on the examples.
+    ``tolerance``: the error allowed, as a part of the largest result: with more, or if a value does not fit, the
+    policy is for the 64-bit ring, and ``.refused`` says which value is to blame. Raises ``CometError`` where not even
+    that holds the model.
+
+    Ranges are public: parties learn, to a power of two, how large each activation got on the examples.
+    """
+    if isinstance(fn, PrivateInstance):
+        fn = fn.apply
+    if not isinstance(fn, Private):
+        fn = private(fn, policy=policy)
+        fn = fn.apply if isinstance(fn, PrivateInstance) else fn
+    return calibrate_private(fn, examples, policy or fn.policy, margin=margin, tolerance=tolerance)
 
 
 def plan_for(call: Call, plans: dict[Any, tuple[Plan, Any]]) -> tuple[Plan, Any]:

@@ -1,17 +1,57 @@
 """What a user may choose about a private program: its ring, its scales, and what is published."""
 
+import json
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from hashlib import sha256
+from typing import Literal, Self
+
+from comet_jax.errors import CometError
 
 
 @dataclass(frozen=True)
 class Range:
-    """Magnitudes of an array's elements: the least that is not zero, and the largest."""
+    """Magnitudes of an array's elements, in powers of two: the least that is not zero, and the largest.
+
+    ``room``: the largest magnitude that the array's scale has to leave room for. It is that of a sum which the array
+    goes into, where that is larger: terms at the sum's own scale cost nothing to add.
+    """
 
     smallest: float
     largest: float
+    room: float
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Calibrated ranges of a function's values: for each form of its graph (by digest), one a value, in graph order.
+
+    They are public, as scales are: both parties learn how large activations get on the examples, to a power of two.
+    ``cj.calibrate`` makes them. None stands for what has no range: weights, and what was never computed.
+    """
+
+    graphs: tuple[tuple[str, tuple[Range | None, ...]], ...] = ()
+
+    def __repr__(self):
+        return f"Ranges({', '.join(digest for digest, _ in self.graphs)}: {sha256(self.json().encode()).hexdigest()})"
+
+    def json(self) -> str:
+        """The ranges as JSON text, for ``from_json``."""
+        flat = lambda r: None if r is None else [r.smallest, r.largest, r.room]
+        return json.dumps({digest: [flat(r) for r in ranges] for digest, ranges in self.graphs})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Ranges from what ``json`` gave. Raises ``CometError`` for anything else."""
+        try:
+            found = json.loads(text).items()
+            ranges = tuple((d, tuple(None if r is None else Range(*map(float, r)) for r in rs)) for d, rs in found)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise CometError(f"this text holds no ranges that `calibrate` made: {error}") from error
+        if any(not 0 < v < math.inf for _, rs in ranges for r in rs if r for v in (r.smallest, r.largest, r.room)):
+            raise CometError("this text holds ranges that are not positive numbers")
+        return cls(ranges)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +83,8 @@ class Numbers:
 
     @property
     def range(self) -> Range:
-        """What is taken of a value whose range is not known: 2^-8 to ``bound``."""
-        return Range(2.0**-8, self.bound)
+        """What is taken of a value whose range is not known: 2^-8 to ``bound``, as a sum of any size."""
+        return Range(2.0**-8, self.bound, 0.0)
 
     def width(self, fraction: float, bound: float) -> int:
         """Bits that hold ``bound`` at ``fraction`` bits with headroom."""
@@ -64,11 +104,13 @@ class Policy:
     ``ring``: 32 (fast, values bounded by ``numbers``) or 64. ``numbers``: scales, by default those of the ring.
     ``published``: regular expressions on parameter paths that the owner gives away, for instance an embedding table,
     which is then looked up by the client in the clear. Nothing is published by default.
+    ``ranges``: how large values get, from ``cj.calibrate``; without them ``numbers`` bounds all values alike.
     """
 
     ring: Literal[32, 64] = 32
     numbers: Numbers = field(default=None)  # type: ignore[assignment]
     published: tuple[str, ...] = ()
+    ranges: Ranges | None = None
 
     def __post_init__(self):
         if self.ring not in NUMBERS:

@@ -22,7 +22,8 @@ from comet_jax.ir.jaxprs import Const, Graph, Node, Value
 from comet_jax.ir.program import Program
 from comet_jax.passes import leaks
 from comet_jax.passes.narrow import narrow
-from comet_jax.policy import Policy
+from comet_jax.passes.ranges import bind
+from comet_jax.policy import Policy, Range
 from comet_jax.protocols.opening import Reveal
 from comet_jax.rules.registry import ELEMENTWISE, RULES
 from comet_jax.rules.scope import Encoding, Scope
@@ -98,20 +99,19 @@ class Lowered:
 
 def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     """Lower ``graph`` for inputs of the given kinds; arrays are public."""
-    s = Scope(policy.numbers)
+    s = Scope(policy.numbers, ranges=bind(policy.ranges, graph))
     terms: list[Term] = []
     taken: dict[int, tuple[int, Form]] = {}
     for i, (value, given) in enumerate(zip(graph.inputs, inputs, strict=True)):
         if isinstance(given, OwnedInput):
-            terms.append(
-                Owned(given.owner, value.shape, np.dtype(value.dtype), lambda env, i=i: env.input(i), given.name)
-            )
+            at, dtype = lambda env, i=i: env.input(i), np.dtype(value.dtype)
+            terms.append(Owned(given.owner, value.shape, dtype, at, given.name, range=s.calibrated(value)))
         elif isinstance(given, SharedInput):
             if given.ring != policy.ring:
                 raise CometError(
                     f"an input is shared in Z_2^{given.ring} and this function computes in Z_2^{policy.ring}"
                 )
-            terms.append(_shared(s, i, given, taken))
+            terms.append(_shared(s, i, given, taken, s.calibrated(value)))
         else:
             terms.append(Known(np.asarray(given)))
     outputs = lower_nodes(s, graph, dict(zip(graph.inputs, terms)))
@@ -131,7 +131,9 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     return Lowered(program, owners, encodings, tuple(results), policy, leaks.check(program))
 
 
-def _shared(s: Scope, position: int, given: SharedInput, taken: dict[int, tuple[int, Form]]) -> Joint:
+def _shared(
+    s: Scope, position: int, given: SharedInput, taken: dict[int, tuple[int, Form]], found: Range | None
+) -> Joint:
     def form(name: Form):
         def make():
             var = s.b.input(Shared(given.shape, s.ring))
@@ -141,7 +143,7 @@ def _shared(s: Scope, position: int, given: SharedInput, taken: dict[int, tuple[
         return make
 
     extra = {"make_centred": form("centred")} if given.centred else {}
-    return s.result(given.shape, form("raw"), **extra)
+    return s.result(given.shape, form("raw"), range=found, **extra)
 
 
 def lower_nodes(s: Scope, graph: Graph, env: dict[Value, Term]) -> list[Term]:
@@ -170,7 +172,7 @@ def _lower_node(s: Scope, node: Node, terms: list[Term]) -> Sequence[Term]:
         return [Known(np.asarray(x)) for x in node.evaluate(*(t.value for t in terms))]  # type: ignore[union-attr]
     owners = {t.owner for t in terms if isinstance(t, Owned)}
     if len(owners) == 1 and not any(isinstance(t, Joint) for t in terms):
-        return _owned(node, terms, owners.pop())
+        return _owned(s, node, terms, owners.pop())
     if node.op not in RULES:
         raise UnsupportedOperationError(
             f"`{node.op}` has no private rule. {_place(node)}Nothing was run. Rewrite it with supported operations, "
@@ -184,7 +186,7 @@ def _lower_node(s: Scope, node: Node, terms: list[Term]) -> Sequence[Term]:
     return [_located(s, t, node, v) if isinstance(t, Joint) else t for t, v in zip(out, node.outputs)]
 
 
-def _owned(node: Node, terms: list[Term], owner: str) -> list[Term]:
+def _owned(s: Scope, node: Node, terms: list[Term], owner: str) -> list[Term]:
     def run(env: Env):
         key = (id(node), "outputs")
         if key not in env.cache:
@@ -197,7 +199,7 @@ def _owned(node: Node, terms: list[Term], owner: str) -> list[Term]:
     for i, v in enumerate(node.outputs):
         vector = follow(terms[0], node) if isinstance(terms[0], Owned) and len(terms) == 1 else None
         compute = lambda env, i=i: run(env)[i]
-        out.append(Owned(owner, tuple(v.shape), np.dtype(v.dtype), compute, names[0], vector))
+        out.append(Owned(owner, tuple(v.shape), np.dtype(v.dtype), compute, names[0], vector, s.calibrated(v)))
     return out
 
 

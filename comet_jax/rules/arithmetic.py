@@ -1,9 +1,12 @@
 """Element-wise arithmetic. Constants cost nothing: they change a wire's scale, which is any real number."""
 
+import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from comet_jax.policy import Range
 from comet_jax.protocols.bilinear import Bilinear
 from comet_jax.protocols.linear import Combine, Rearrange
 from comet_jax.rules.registry import rule
@@ -24,7 +27,18 @@ def add(s: Scope, node, x: Term, y: Term):
         return _add_public(s, x, y.value)
     if isinstance(y, Owned):
         return _add_owned(s, x, y)
-    return s.result(x.shape, lambda: s.add(x.raw, y.raw), make_centred=centring(s.add, x, y))
+    found = s.calibrated(node.outputs[0]) if node else None
+    plus = partial(s.add, largest=found.largest if found else 0.0)
+    return s.result(x.shape, lambda: plus(x.raw, y.raw), make_centred=centring(plus, x, y), range=_sum_range(x, y))
+
+
+def _sum_range(*xs: Joint) -> Range | None:
+    """What is known of a sum or difference of calibrated values."""
+    found = [x.range for x in xs if x.range]
+    if len(found) < len(xs):
+        return None
+    largest = sum(r.largest for r in found)
+    return Range(min(r.smallest for r in found), largest, max(largest, *(r.room for r in found)))
 
 
 @rule("sub", elementwise=True)
@@ -45,7 +59,8 @@ def _add_public(s: Scope, x: Joint, value: np.ndarray):
     keep = np.broadcast_to(value > MINUS_INFINITY, x.shape)
     value = np.broadcast_to(np.where(value > MINUS_INFINITY, value, 0.0), x.shape)
     middle = centring(lambda c: s.add_public(c, value - value.mean(-1, keepdims=True)), x)
-    out = s.result(x.shape, lambda: s.add_public(x.raw, value), make_centred=middle)
+    found = x.range and Range(x.range.smallest, size := x.range.largest + np.abs(value).max(initial=0.0), size)
+    out = s.result(x.shape, lambda: s.add_public(x.raw, value), make_centred=middle, range=found)
     return out if keep.all() else masked(s, out, keep)
 
 
@@ -74,23 +89,23 @@ def multiply(s: Scope, node, x: Term, y: Term):
     if isinstance(y, Known):
         return multiply_by_public(s, x, y.value)
     if isinstance(y, Owned):
-        return _multiply_by_owned(s, x, y)
+        return _multiply_by_owned(s, node, x, y)
 
     def make():
         a, b = x.operand, y.operand
-        return Scaled(s.b.emit(Bilinear(), a.var, b.var), a.scale * b.scale)
+        return Scaled(s.b.emit(Bilinear(), a.var, b.var), s.fits(a.scale * b.scale, node.outputs[0]))
 
     return s.result(x.shape, make)
 
 
-def _multiply_by_owned(s: Scope, x: Joint, y: Owned):
+def _multiply_by_owned(s: Scope, node, x: Joint, y: Owned):
     source = y.vector or y
 
     def make():
         a = x.operand
-        scale = s.raw_scale / a.scale
-        w = s.broadcast(s.encode(source, scale, static=True), x.shape)
-        return Scaled(s.b.emit(Bilinear(), a.var, w), s.raw_scale)
+        scale = s.scale_of(node.outputs[0])
+        w = s.broadcast(s.encode(source, scale / a.scale, static=True), x.shape)
+        return Scaled(s.b.emit(Bilinear(), a.var, w), scale)
 
     if y.vector is None:
         return s.result(x.shape, make)
@@ -120,12 +135,16 @@ def multiply_by_public(s: Scope, x: Joint, value: np.ndarray) -> Joint:
                 table = ratios.flat[0] if same else np.broadcast_to(ratios, x.shape)
                 var = s.scale_by(var, np.rint(table))
             return Scaled(var, base.scale / largest, base.where)
-        bits = s.table_bits
-        base = s.small(base)
+        bound = s.range_of(x).largest
+        base = s.small(base, bound=bound)
+        # The product with a table takes as many fraction bits of it as the ring has left.
+        bits = min(s.table_bits, math.floor(s.numbers.ring - 2 - math.log2(bound * base.scale)))
         table = np.rint(np.broadcast_to(ratios, x.shape) * 2.0**bits)
         return Scaled(s.scale_by(base.var, table), base.scale * 2.0**bits / largest, base.where)
 
     extra: dict[str, Any] = {}
+    if x.range:
+        extra["range"] = Range(*(v * largest for v in (x.range.smallest, x.range.largest, x.range.room)))
     if same:
         extra["make_centred"] = centring(times, x)
         if x.masked and ratios.flat[0] > 0:
@@ -224,7 +243,7 @@ def rearranged(s: Scope, x: Joint, kind: str, parameters: tuple, shape, *, once:
             where = Where(np.asarray(step.apply(where.mask.astype(np.uint32))).astype(bool))
         return Scaled(s.b.emit(step, f.var), f.scale, where)
 
-    extra: dict[str, Any] = {"make_centred": centring(move, x) if last else None}
+    extra: dict[str, Any] = {"make_centred": centring(move, x) if last else None, "range": x.range}
     if x.masked:
         base = rearranged(s, x.masked.base, kind, parameters, shape, once=once, last=last)
         keep = np.asarray(step.apply(x.masked.where.mask.astype(np.uint32))).astype(bool)

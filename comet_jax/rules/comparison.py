@@ -26,7 +26,7 @@ def _opened(s: Scope, x: Joint, spare: int = 1) -> tuple[Var, Var, float]:
     raw, n = x.raw, s.numbers
     shift = max(0, math.floor(math.log2(raw.scale)) - n.operand)
     scale = raw.scale / 2.0**shift
-    w = open_truncated(s.b, raw.var, shift=shift, width=n.width(math.log2(scale), n.bound) + spare)
+    w = open_truncated(s.b, raw.var, shift=shift, width=n.width(math.log2(scale), s.range_of(x).largest) + spare)
     return w, s.b.emit(Lift(n.ring), w), scale
 
 
@@ -129,9 +129,9 @@ def argmax(s: Scope, node, x: Joint):
     x = _axis_last(s, node, x)
 
     def make():
-        small = s.small(x.raw)
+        small = s.small(x.raw, bound=s.range_of(x).largest)
         values = small.var
-        width = s.numbers.width(math.log2(small.scale), s.numbers.bound) + 1
+        width = s.numbers.width(math.log2(small.scale), s.range_of(x).largest) + 1
         count = x.shape[-1]
         places: Var | np.ndarray = np.broadcast_to(np.arange(count), x.shape)
         place_bits = max(1, count.bit_length()) + 3
@@ -192,9 +192,9 @@ def reduce_max(s: Scope, node, x: Joint):
     x = _axis_last(s, node, x)
 
     def make():
-        small = s.small(x.raw)
+        small = s.small(x.raw, bound=s.range_of(x).largest)
         values, count = small.var, x.shape[-1]
-        width = s.numbers.width(math.log2(small.scale), s.numbers.bound) + 1
+        width = s.numbers.width(math.log2(small.scale), s.range_of(x).largest) + 1
         while count > 1:
             half = count // 2
             first, second = (_every_other(s, values, k, half) for k in (0, 1))

@@ -16,13 +16,13 @@ def dot_general(s: Scope, node, x: Term, y: Term):
     if isinstance(x, Known) or isinstance(y, Known):
         return _by_public(s, x, y, dims, shape)
     if isinstance(y, Owned):
-        return _by_weights(s, s.joint(x), y, dims, shape, flipped=False)
+        return _by_weights(s, node, s.joint(x), y, dims, flipped=False)
     if isinstance(x, Owned):
-        return _by_weights(s, y, x, dims, shape, flipped=True)
+        return _by_weights(s, node, y, x, dims, flipped=True)
 
     def make():
         a, b = x.operand, y.operand
-        return Scaled(s.b.emit(Bilinear(dims), a.var, b.var), a.scale * b.scale)
+        return Scaled(s.b.emit(Bilinear(dims), a.var, b.var), s.fits(a.scale * b.scale, node.outputs[0]))
 
     return s.result(shape, make)
 
@@ -32,16 +32,17 @@ def _plain(dims):
     return ((tuple(ca), tuple(cb)), (tuple(ba), tuple(bb)))
 
 
-def _by_weights(s: Scope, x: Joint, w: Owned, dims, shape, *, flipped: bool) -> Joint:
-    """x w, or w x where ``flipped``, for an owner's w. Its scale is chosen so that the result is at the raw scale."""
+def _by_weights(s: Scope, node, x: Joint, w: Owned, dims, *, flipped: bool) -> Joint:
+    """x w, or w x where ``flipped``, for an owner's w. Its scale is chosen so that the result is at its own scale."""
+    shape, scale = node.outputs[0].shape, s.scale_of(node.outputs[0])
     mine, theirs = dims[0][::-1] if flipped else dims[0]
     batched = bool(dims[1][0])
 
     def product(base: Joint, weights: Owned) -> Scaled:
         a = base.operand
-        var = s.encode(weights, s.raw_scale / a.scale, static=True)
+        var = s.encode(weights, scale / a.scale, static=True)
         pair = (var, a.var) if flipped else (a.var, var)
-        return Scaled(s.b.emit(Bilinear(dims), *pair), s.raw_scale)
+        return Scaled(s.b.emit(Bilinear(dims), *pair), scale)
 
     def plus(out: Scaled, bias: Owned | None) -> Scaled:
         if bias is None:
@@ -123,7 +124,7 @@ def gather(s: Scope, node, table: Term, indices: Term):
     hot = s.joint(places)
     dims = (((len(places.shape) - 1,), (0,)), ((), ()))
     if isinstance(table, Owned):
-        return _by_weights(s, hot, table, dims, node.outputs[0].shape, flipped=False)
+        return _by_weights(s, node, hot, table, dims, flipped=False)
     if isinstance(table, Known):
         return _by_public(s, hot, table, dims, node.outputs[0].shape)
 

@@ -27,7 +27,7 @@ def scan(s: Scope, node: Node, *terms: Term):
     wanted = cache(lambda: layers.emit(_demands(s.consumers, node.outputs, layers.centred)))
 
     def carried(i: int) -> Joint:
-        form = lambda name: lambda: Scaled(wanted()[i, name], s.raw_scale)
+        form = lambda name: lambda: Scaled(wanted()[i, name], layers.scales[i])
         extra = {"make_centred": form("centred")} if i in layers.centred else {}
         return s.result(node.outputs[i].shape, form("raw"), **extra)
 
@@ -64,6 +64,8 @@ class _Layers:
         for term in stacked:
             if not isinstance(term, Owned):
                 raise ValueError("a scan over secrets runs over its owner's arrays (stacked weights) only")
+        # Before, inside and after the loop: calibration gives all of them the same room.
+        self.scales = [outer.scale_of(v) for v in body.outputs[: self.carries]]
         self.centred = {i for i, x in enumerate(inits) if x.make_centred}
         self._drop_what_cannot_be_centred()
 
@@ -80,25 +82,25 @@ class _Layers:
         """Lower the body; returns its scope, the wires of the carry forms in use, its outputs, and the new forms."""
         from comet_jax.passes.lower import lower_nodes
 
-        scope = Scope(self.outer.numbers)
+        scope = Scope(self.outer.numbers, ranges=self.outer.ranges)
         carried: dict[Form, Var] = {}
 
         def carry(i: int) -> Joint:
-            shape = self.body.inputs[len(self.consts) + i].shape
+            value = self.body.inputs[len(self.consts) + i]
 
             def form(name):
                 def make():
                     if (i, name) not in carried:
-                        carried[i, name] = scope.b.input(Shared(shape, scope.ring))
-                    return Scaled(carried[i, name], scope.raw_scale)
+                        carried[i, name] = scope.b.input(Shared(value.shape, scope.ring))
+                    return Scaled(carried[i, name], self.scales[i])
 
                 return make
 
             extra = {"make_centred": form("centred")} if i in self.centred else {}
-            return scope.result(shape, form("raw"), **extra)
+            return scope.result(value.shape, form("raw"), range=scope.calibrated(value), **extra)
 
         slices = [
-            Owned(t.owner, v.shape, v.dtype, lambda env, v=v: env.input(v), t.name)
+            Owned(t.owner, v.shape, v.dtype, lambda env, v=v: env.input(v), t.name, range=scope.calibrated(v))
             for t, v in zip(self.stacked, self.body.inputs[len(self.consts) + self.carries :])
         ]
         terms = [*self.consts, *map(carry, range(self.carries)), *slices]
@@ -109,7 +111,7 @@ class _Layers:
             out = scope.joint(outputs[i])
             got = out.raw if name == "raw" else out.centred
             assert got is not None
-            wires[i, name] = scope.rescale(got, scope.raw_scale).var
+            wires[i, name] = scope.rescale(got, self.scales[i]).var
         return scope, carried, outputs, wires
 
     def emit(self, forms: set[Form]) -> dict[Form, Var]:
@@ -124,7 +126,7 @@ class _Layers:
         for i, name in keys:
             form = self.inits[i].raw if name == "raw" else self.inits[i].centred
             assert form is not None
-            first.append(self.outer.rescale(form, self.outer.raw_scale).var)
+            first.append(self.outer.rescale(form, self.scales[i]).var)
         # A form that the body hands on without reading it still needs an input.
         inputs = [carried.get(k) or scope.b.input(wires[k].wire) for k in keys]
         encoded = list(scope.encodings.values())

@@ -31,7 +31,7 @@ def relu_rule(s: Scope, node, x: Joint):
         raw = x.raw
         shift = _shift(raw.scale, n.operand)
         scale = raw.scale / 2.0**shift
-        width = n.width(math.log2(scale), n.bound)
+        width = n.width(math.log2(scale), s.range_of(x).largest)
         return Scaled(relu(s.b, raw.var, shift=shift, width=width, ring=n.ring), scale)
 
     return s.result(x.shape, make)
@@ -50,7 +50,7 @@ def smooth_rule(s: Scope, node, x: Joint):
             s.b,
             raw.var,
             shift=shift,
-            width=n.width(math.log2(scale), n.bound),
+            width=n.width(math.log2(scale), s.range_of(x).largest),
             ring=n.ring,
             scale=scale,
             function=function,
@@ -88,7 +88,8 @@ def norm_rule(s: Scope, node, x: Joint):
         form = x.centred if takes_mean else None
         raw = form or x.raw
         shift = _shift(raw.scale, n.norm)
-        width = n.width(math.log2(raw.scale) - shift, n.norm_bound)
+        found = s.calibrated(x)
+        width = n.width(math.log2(raw.scale) - shift, found.largest if found else n.norm_bound)
         var, scale = normalise(
             s.b,
             raw.var,

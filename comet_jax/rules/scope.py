@@ -53,10 +53,28 @@ class Scope:
         """Scale of linear results."""
         return 2.0**self.numbers.raw
 
-    def range_of(self, x: Joint | Value) -> Range:
-        """Magnitudes of a value, or of a result (``node.outputs[0]``): calibrated, or the policy's for all."""
-        found = x.range if isinstance(x, Joint) else self.ranges.get(x)
-        return found or self.numbers.range
+    def calibrated(self, x: Joint | Owned | Value) -> Range | None:
+        """Magnitudes of a term, or of a result (``node.outputs[0]``), where calibration has found them."""
+        return self.ranges.get(x) if isinstance(x, Value) else x.range
+
+    def range_of(self, x: Joint | Owned | Value) -> Range:
+        """Magnitudes of a term or a result: calibrated, or the policy's for all."""
+        return self.calibrated(x) or self.numbers.range
+
+    def scale_of(self, x: Joint | Owned | Value) -> float:
+        """Scale of a linear result: the raw scale, or less where large values need the room."""
+        room = self.range_of(x).room
+        return min(self.raw_scale, 2.0 ** (self.numbers.ring - 2) / room) if room else self.raw_scale
+
+    def fits(self, scale: float, v: Value) -> float:
+        """``scale``, if the calibrated values of ``v`` fit the ring at it. Raises ``ValueError`` if not."""
+        found = self.calibrated(v)
+        if found and found.largest * scale > 2.0 ** (self.numbers.ring - 2):
+            raise ValueError(
+                f"its values reach {found.largest:g}, margin included, and at {math.log2(scale):.0f} fraction bits "
+                f"these do not fit {self.numbers.ring} bits: lower the policy's `operand`, or use the 64-bit ring"
+            )
+        return scale
 
     @property
     def table_bits(self) -> int:
@@ -80,7 +98,7 @@ class Scope:
             # A public value among secrets: the shares (value, 0), written as zero times itself plus a constant.
             raise TypeError("a public value has no shares: rules treat it as a constant")
         integer = term.dtype.kind in "iub"
-        scale = 1.0 if integer else self.raw_scale
+        scale = 1.0 if integer else self.scale_of(term)
         factor = 1.0 if integer else 2.0**self.numbers.operand
 
         def operand(_):
@@ -88,11 +106,12 @@ class Scope:
             return Scaled(self.b.emit(Open(self.numbers.ring), var), factor)
 
         centred = None if integer else lambda: Scaled(self.encode(centre(term), scale), scale)
-        return Joint(term.shape, lambda: Scaled(self.encode(term, scale), scale), operand, centred)
+        return Joint(term.shape, lambda: Scaled(self.encode(term, scale), scale), operand, centred, range=term.range)
 
     def result(self, shape: tuple[int, ...], make_raw: Callable[[], Scaled], **extra) -> Joint:
         """A joint value whose operand form is its raw form, truncated if it must be, and opened."""
-        return Joint(tuple(shape), make_raw, lambda j: self.open(self.small(j.raw)), **extra)
+        small = lambda j: self.small(j.raw, bound=self.range_of(j).largest)
+        return Joint(tuple(shape), make_raw, lambda j: self.open(small(j)), **extra)
 
     def open(self, x: Scaled) -> Scaled:
         """x opened at the full ring."""
@@ -130,12 +149,14 @@ class Scope:
         integers = np.rint(np.asarray(value, np.float64) * x.scale).astype(np.int64)
         return Scaled(self.b.emit(Combine((1,), Table(integers)), x.var), x.scale)
 
-    def add(self, x: Scaled, y: Scaled, sign: int = 1) -> Scaled:
-        """x + y or x - y, at the larger scale, or the raw scale where both have to change."""
-        if abs(x.scale / y.scale - 1) > 1e-9:
-            scale = max(x.scale, y.scale)
+    def add(self, x: Scaled, y: Scaled, *, largest: float = 0.0) -> Scaled:
+        """x + y at the larger scale, or less where sums up to ``largest`` need the room."""
+        scale = max(x.scale, y.scale)
+        if largest * scale > 2.0 ** (self.numbers.ring - 2):
+            scale = 2.0 ** (self.numbers.ring - 2) / largest
+        if min(x.scale, y.scale) < scale * (1 - 1e-9) or max(x.scale, y.scale) > scale * (1 + 1e-9):
             x, y = self.rescale(x, scale), self.rescale(y, scale)
-        return Scaled(self.b.emit(Combine((1, sign)), x.var, y.var), x.scale)
+        return Scaled(self.b.emit(Combine((1, 1)), x.var, y.var), x.scale)
 
     def broadcast(self, var: Var, shape: tuple[int, ...]) -> Var:
         """var repeated along leading axes to ``shape``."""

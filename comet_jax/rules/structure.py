@@ -132,9 +132,11 @@ def reduce_sum(s: Scope, node, x: Joint):
     def make():
         # A sum of n needs log2 n more bits: in a tight ring they are taken from the fraction first.
         raw, spare = x.raw, max(0, int(np.ceil(np.log2(max(count, 1)))))
-        if s.numbers.ring == 32 and spare and raw.scale * s.numbers.bound * count > 2.0**29:
+        found = s.calibrated(node.outputs[0])
+        largest = found.largest / 2 if found else s.numbers.bound * count
+        if s.numbers.ring == 32 and spare and raw.scale * largest > 2.0**29:
             fraction = int(np.floor(np.log2(raw.scale))) - max(spare, 5)
-            raw = s.small(raw, fraction=fraction, bound=s.numbers.norm_bound)
+            raw = s.small(raw, fraction=fraction, bound=s.range_of(x).largest if found else s.numbers.norm_bound)
         return Scaled(s.b.emit(Sum(axes), raw.var), raw.scale)
 
     return s.result(node.outputs[0].shape, make)

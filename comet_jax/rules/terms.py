@@ -53,6 +53,7 @@ class Owned:
     """A value that one owner can compute: ``compute(env)`` in the owner's environment.
 
     ``vector``: set where the array is this vector repeated along every axis but the last. ``name``: for messages.
+    ``range``: of its elements, where calibration has found it.
     """
 
     owner: str
@@ -61,6 +62,7 @@ class Owned:
     compute: Callable[[Env], Any]
     name: str = ""
     vector: "Owned | None" = None
+    range: Range | None = None
 
     def at(self, env: Env):
         """The value, computed once in an environment."""

@@ -1,0 +1,210 @@
+"""How large a function's values get: measured on examples, in the clear, and found again in a later trace.
+
+A value is known by its place: the number of its node in the graph, bodies of loops and branches included. The digest
+of a graph's operations says whether a later trace is the same function; shapes may differ.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from comet_jax.errors import CometError
+from comet_jax.ir.jaxprs import Const, Graph, Node, Value
+from comet_jax.policy import Range, Ranges
+
+# Numbers at or below stand for minus infinity, and are no values.
+MINUS_INFINITY = -1e4
+# Steps that hand their input on at the scale it has, or at a public multiple of it.
+SAME_SCALE = {
+    *("add", "add_any", "sub", "neg", "mul", "div", "reduce_sum", "select_n", "copy", "convert_element_type", "gather"),
+    *("reshape", "squeeze", "transpose", "broadcast_in_dim", "slice", "split", "rev", "pad", "concatenate", "stack"),
+    *("unstack", "dynamic_slice", "optimization_barrier", "reduce_precision"),
+}
+
+
+def inner_graphs(node: Node) -> Iterator[Graph]:
+    """The bodies and branches of a node."""
+    for x in node.params.values():
+        yield from (g for g in (x if isinstance(x, tuple | list) else (x,)) if isinstance(g, Graph))
+
+
+def values(graph: Graph) -> Iterator[Value]:
+    """Every value of a graph that is not a constant, in order."""
+    yield from graph.inputs
+    for node in graph.nodes:
+        yield from node.outputs
+        for inner in inner_graphs(node):
+            yield from values(inner)
+
+
+def digest(graph: Graph) -> str:
+    """What a graph does, whatever the shapes."""
+
+    def text(g: Graph) -> str:
+        number = {v: i for i, v in enumerate(values(g))}
+        reads = lambda n: " ".join("c" if isinstance(v, Const) else str(number.get(v, "o")) for v in n.inputs)
+        inner = lambda n: "".join(f"{{{text(i)}}}" for i in inner_graphs(n))
+        return ";".join(f"{n.op} {reads(n)}{inner(n)}" for n in g.nodes)
+
+    return sha256(text(graph).encode()).hexdigest()[:16]
+
+
+def bind(ranges: Ranges | None, graph: Graph) -> dict[Value, Range]:
+    """The ranges of a graph's values. Raises ``CometError`` where ``ranges`` are of other functions."""
+    if ranges is None:
+        return {}
+    found = dict(ranges.graphs).get(digest(graph))
+    every = list(values(graph))
+    if found is None or len(found) != len(every):
+        raise CometError(
+            "the policy's ranges were calibrated for another function, or for shapes that make another graph of it: "
+            "give `cj.calibrate` an example like this call as well"
+        )
+    return {v: r for v, r in zip(every, found) if r is not None}
+
+
+def owned_by(owner: str, graph: Graph, owners: Sequence[str | None]) -> set[Value]:
+    """The values that depend on inputs of ``owner`` alone: nobody needs to know how large they are."""
+    found: set[Value] = set()
+
+    def mark(g: Graph, known: dict[Value, bool]) -> list[bool]:
+        read = lambda v: isinstance(v, Const) or known[v]
+        for node in g.nodes:
+            own = all(map(read, node.inputs)) and not all(isinstance(v, Const) for v in node.inputs)
+            known.update(dict.fromkeys(node.outputs, own))
+            for inner in inner_graphs(node):
+                # In a loop, what is handed on may be mixed with others: only whole arrays of weights stay apart.
+                given = list(map(read, node.inputs))
+                consts, carries = node.params.get("num_consts", 0), node.params.get("num_carry", len(inner.inputs))
+                inside = [g and not consts <= i < consts + carries for i, g in enumerate(given)]
+                if len(inside) == len(inner.inputs):
+                    mark(inner, dict(zip(inner.inputs, inside)))
+                else:
+                    mark(inner, dict.fromkeys(inner.inputs, False))
+        found.update(v for v, own in known.items() if own)
+        return [read(v) for v in g.outputs]
+
+    mark(graph, {v: o == owner for v, o in zip(graph.inputs, owners, strict=True)})
+    return found
+
+
+class Observed:
+    """The magnitudes that values took, over any number of runs of one graph."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.low: dict[Value, float] = {}
+        self.high: dict[Value, float] = {}
+
+    def run(self, arrays: Sequence[Any]) -> list[Any]:
+        """Evaluate the graph in the clear and note what is seen."""
+        return _run(self.graph, arrays, self._note)
+
+    def _note(self, v: Value, x: Any) -> None:
+        if v.dtype.kind not in "fViub":
+            return
+        found = np.abs(_numbers(x))
+        found = found[found > 0]
+        if found.size:
+            self.low[v] = min(self.low.get(v, math.inf), float(found.min()))
+            self.high[v] = max(self.high.get(v, 0.0), float(found.max()))
+
+    def ranges(self, margin: float, weights: set[Value]) -> dict[Value, Range]:
+        """Powers of two around what was seen, ``margin`` times wider either way; none for ``weights``.
+
+        What was always zero counts as the least power.
+        """
+        up = lambda x: 2.0 ** math.ceil(math.log2(x))
+        kept = [v for v in values(self.graph) if v not in weights]
+        high = {v: up(self.high.get(v, 2.0**-8) * margin) for v in kept}
+        room = dict(high)
+        _make_room(self.graph, room)
+        low = {v: min(2.0 ** math.floor(math.log2(self.low.get(v, high[v]) / margin)), high[v]) for v in kept}
+        return {v: Range(low[v], high[v], room[v]) for v in kept}
+
+
+def _numbers(x: Any) -> np.ndarray:
+    x = np.asarray(x).astype(np.float64).reshape(-1)
+    return x[np.isfinite(x) & (x > MINUS_INFINITY)]
+
+
+def _run(graph: Graph, arrays: Sequence[Any], note: Callable[[Value, Any], None]) -> list[Any]:
+    env: dict[Value, Any] = dict(zip(graph.inputs, arrays, strict=True))
+    for v, x in env.items():
+        note(v, x)
+    read = lambda v: v.value if isinstance(v, Const) else env[v]
+    for node in graph.nodes:
+        xs = [read(v) for v in node.inputs]
+        if node.op == "layer_norm_core":  # it takes its input without the mean, which may be larger than the input
+            note(node.inputs[0], np.asarray(xs[0]) - np.asarray(xs[0]).mean(-1, keepdims=True))
+        out = _scan(node, xs, note) if node.op == "scan" else node.evaluate(*xs)
+        for v, x in zip(node.outputs, out, strict=True):
+            note(v, x)
+            env[v] = x
+    return [read(v) for v in graph.outputs]
+
+
+def _scan(node: Node, arrays: list[Any], note: Callable[[Value, Any], None]) -> list[Any]:
+    p = node.params
+    first, last = p["num_consts"], p["num_consts"] + p["num_carry"]
+    fixed, carry, stacked = arrays[:first], list(arrays[first:last]), arrays[last:]
+    steps: list[list[Any]] = []
+    for k in range(p["length"])[:: -1 if p.get("reverse") else 1]:
+        out = _run(p["body"], [*fixed, *carry, *(x[k] for x in stacked)], note)
+        carry = out[: p["num_carry"]]
+        steps.append(out[p["num_carry"] :])
+    if not steps:
+        return node.evaluate(*arrays)
+    if p.get("reverse"):
+        steps.reverse()
+    return [*carry, *(np.stack([np.asarray(s[i]) for s in steps]) for i in range(len(steps[0])))]
+
+
+def _make_room(graph: Graph, room: dict[Value, float]) -> None:
+    """Raise what goes into sums to the room that the sums need, from the last node backwards."""
+
+    def need(v: Value, size: float) -> bool:
+        if v not in room or room[v] >= size:
+            return False
+        room[v] = size
+        return True
+
+    for node in reversed(graph.nodes):
+        if node.op == "scan":
+            _through_scan(node, room, need)
+        if node.op not in SAME_SCALE:
+            continue
+        size = max((room[v] for v in node.outputs if v in room), default=0.0) * _divisor(node)
+        for v in node.inputs:
+            need(v, size)
+
+
+def _divisor(node: Node) -> float:
+    """How much larger the inputs of a node are than its outputs, for the same integers; 0 where that is not so."""
+    if node.op not in ("mul", "div"):
+        return 1.0
+    constant = [v for v in node.inputs if isinstance(v, Const)]
+    if len(constant) != 1 or constant[0].value.size == 0 or (node.op == "div" and constant[0] is node.inputs[0]):
+        return 0.0
+    largest = float(np.abs(np.asarray(constant[0].value, np.float64)).max())
+    if not largest or not math.isfinite(largest):
+        return 0.0
+    return largest if node.op == "div" else 1 / largest
+
+
+def _through_scan(node: Node, room: dict[Value, float], need: Callable[[Value, float], bool]) -> None:
+    """A carry has one scale before, inside and after a loop."""
+    p, body = node.params, node.params["body"]
+    carries = range(p["num_carry"])
+    same = [[node.outputs[i], body.outputs[i], *(g.inputs[p["num_consts"] + i] for g in (body, node))] for i in carries]
+    while True:
+        changed = False
+        for group in same:
+            size = max((room[v] for v in group if v in room), default=0.0)
+            changed |= any([need(v, size) for v in group])
+        _make_room(body, room)
+        if not changed:
+            return
