@@ -33,7 +33,7 @@ def deal(program: Program, masks: tuple[Tree, Tree], dealt: Tree, statics) -> Tr
     """Party 1's shares of all dealt arrays.
 
     ``masks``: both parties' shares of the masks. ``dealt``: party 0's shares of the dealt arrays. All three come from
-    keystreams. ``statics``: the mask of each static input, in the order of the program's inputs, None for the others.
+    keystreams. ``statics``: the mask of each opened input, in the order of the program's inputs, None for the others.
     """
     known: dict[int, Any] = {}
     for v, r in zip(program.inputs, statics, strict=True):
@@ -43,13 +43,13 @@ def deal(program: Program, masks: tuple[Tree, Tree], dealt: Tree, statics) -> Tr
         inputs = [known[v.id] for v in op.inputs]
         own = [m.get(i, {}) for m in masks]
         if isinstance(op.protocol, Scan):
-            body, carries = op.protocol.body, op.protocol.carries
+            masks_of = [o.r if isinstance(o, Mask) else None for o in inputs]
+            carries, fixed, stacked = op.protocol.parts(masks_of)
 
-            def step(_, x, body=body, carries=carries):
+            def step(_, x, body=op.protocol.body, before=(*carries, *fixed)):
                 first, second, dealt, stacked = x
-                return None, deal(body, (first, second), dealt, [None] * carries + stacked)
+                return None, deal(body, (first, second), dealt, [*before, *stacked])
 
-            stacked = [o.r if isinstance(o, Mask) else None for o in inputs[carries:]]
             corrections[i] = lax.scan(step, None, (*own, dealt.get(i, {}), stacked))[1]
             known.update({v.id: v.wire for v in op.outputs})
             continue

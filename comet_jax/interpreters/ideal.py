@@ -73,17 +73,26 @@ def _in_order(program: Program, noted: Tree) -> Iterator[dict[str, jax.Array]]:
             yield noted[i]
 
 
-def ideal(program: Program, coins: Coins, inputs) -> list[jax.Array]:
-    """The outputs, in their groups, for inputs in theirs (static ones too: values, not masked)."""
+def ideal(program: Program, coins: Coins, inputs, seen: dict[int, Any] | None = None) -> list[jax.Array]:
+    """The outputs, in their groups, for inputs in theirs (static ones too: values, not masked).
+
+    In a scan's body an input may be a wire as it is.
+    ``seen``: a dictionary that is filled, by operation, with the largest magnitude at each opening with headroom, in
+    steps of the wire (for a scan with drawn coins: its body's, one a step).
+    """
     values: dict[int, Any] = {}
     for v, x in zip(program.inputs, inputs, strict=True):
-        values[v.id] = _enter(v.wire, x)
-    for op in program.ops:
+        values[v.id] = x if isinstance(x, Plain | OpenedPlain) else _enter(v.wire, x)
+    for i, op in enumerate(program.ops):
         args = [values[v.id] for v in op.inputs]
         if isinstance(op.protocol, Scan):
-            out = _scan(op.protocol, coins, args)
+            out, inner = _scan(op.protocol, coins, args, seen is not None)
+            if seen is not None:
+                seen[i] = inner
         elif isinstance(op.protocol, Open):
             out = [OpenedPlain(op.outputs[0].wire, *op.protocol.ideal(coins, *args))]  # type: ignore[arg-type]
+            if seen is not None and op.protocol.headroom:
+                seen[i] = jnp.abs(out[0].y).astype(jnp.float64).max(initial=0.0)
         else:
             out = op.protocol.ideal(coins, *args)
         for v, o in zip(op.outputs, out, strict=True):
@@ -97,16 +106,22 @@ def _enter(wire, x):
     return OpenedPlain(wire, signed(x, wire.group.bits), jnp.zeros_like(x))
 
 
-def _scan(scan: Scan, coins: Coins, args):
-    plain = [a.v if isinstance(a, Plain) else Group(a.wire.group.bits).cast(a.y.view(jnp.uint64)) for a in args]
-    carry, stacked = plain[: scan.carries], plain[scan.carries :]
+def _scan(scan: Scan, coins: Coins, args, watched: bool):
+    carries, fixed, stacked = scan.parts(args)
+    plain = lambda a: a.v if isinstance(a, Plain) else Group(a.wire.group.bits).cast(a.y.view(jnp.uint64))
+    carry, xs = [a.v for a in carries], [plain(a) for a in stacked]
+
+    def step(coins, carry, slices):
+        seen = {} if watched else None
+        out = ideal(scan.body, coins, [*carry, *fixed, *slices], seen)
+        return out[: scan.carries], (out[scan.carries :], seen)
+
     if isinstance(coins, Drawn):
-
-        def step(carry, x):
-            key, xs = x
-            return ideal(scan.body, Drawn(key), [*carry, *xs]), None
-
-        return lax.scan(step, carry, (coins.keys(scan.length), stacked), length=scan.length)[0]
+        one = lambda carry, x: step(Drawn(x[0]), carry, x[1])
+        carry, (made, seen) = lax.scan(one, carry, (coins.keys(scan.length), xs), length=scan.length)
+        return [*carry, *made], seen
+    steps: list[Any] = []
     for i in range(scan.length):
-        carry = ideal(scan.body, coins, [*carry, *(x[i] for x in stacked)])
-    return carry
+        carry, (made, _) = step(coins, carry, [x[i] for x in xs])
+        steps.append(made)
+    return [*carry, *map(jnp.stack, zip(*steps))], None

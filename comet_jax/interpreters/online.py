@@ -14,7 +14,7 @@ from comet_jax.interpreters.material import Tree
 from comet_jax.ir.program import Program, Round, Scan
 from comet_jax.protocols.opening import Open
 from comet_jax.protocols.protocol import Party
-from comet_jax.sharing.wires import Opened, OpenedShare, Share, Shared
+from comet_jax.sharing.wires import Opened, OpenedShare, Share, Shared, Wire
 
 AXIS = "party"
 
@@ -42,22 +42,23 @@ def offline(program: Program, party: Party, masks: Tree, dealt: Tree, statics) -
     """All work of a party that needs no input. Returns its material for ``online``.
 
     ``masks``, ``dealt``: this party's shares, as trees. ``statics``: the public opened form of each static input, in
-    the order of the program's inputs, None for the others.
+    the order of the program's inputs, None for the others. A scan's body may take a wire that is known already.
     """
     known: dict[int, Any] = {}
     for v, c in zip(program.inputs, statics, strict=True):
-        known[v.id] = None if c is None else OpenedShare(v.wire, c, None)  # type: ignore[arg-type]
+        as_it_is = c is None or isinstance(c, OpenedShare)
+        known[v.id] = c if as_it_is else OpenedShare(v.wire, c, None)  # type: ignore[arg-type]
     materials: Tree = {}
     for i, op in enumerate(program.ops):
         inputs = [known[v.id] for v in op.inputs]
         if isinstance(op.protocol, Scan):
-            body, carries = op.protocol.body, op.protocol.carries
+            carries, fixed, stacked = op.protocol.parts(inputs)
 
-            def step(_, x, body=body, carries=carries):
+            def step(_, x, body=op.protocol.body, before=(*carries, *fixed)):
                 masks, dealt, stacked = x
-                return None, offline(body, party, masks, dealt, [None] * carries + stacked)
+                return None, offline(body, party, masks, dealt, [*before, *stacked])
 
-            stacked = [None if o is None else o.c for o in inputs[carries:]]
+            stacked = [None if o is None else o.c for o in stacked]
             materials[i] = lax.scan(step, None, (masks.get(i, {}), dealt.get(i, {}), stacked))[1]
             known.update({v.id: None for v in op.outputs})
             continue
@@ -80,14 +81,15 @@ def online(
 ) -> tuple[list[jax.Array], list]:
     """Run the program on this party's shares.
 
-    ``inputs``: one array an input, this party's share of it. Returns this party's shares of the outputs, and the
-    transcript: for each round the two messages, uint32[2, words], party 0's first (for a scan, one more axis).
+    ``inputs``: one array an input, this party's share of it; in a scan's body, an input may be a wire as it is.
+    Returns this party's shares of the outputs, and the transcript: for each round the two messages, uint32[2, words],
+    party 0's first (for a scan, one more axis).
     ``coins``: a dictionary that is filled with the run's coins and opened values, by operation. Party 0's are what
     ``ideal`` needs to repeat the run (``Recorded``).
     """
     values: dict[int, Any] = {}
     for v, x in zip(program.inputs, inputs, strict=True):
-        values[v.id] = Share(v.wire, x) if isinstance(v.wire, Shared) else OpenedShare(v.wire, None, None, x)
+        values[v.id] = x if isinstance(x, Share | OpenedShare) else _entered(v.wire, x)
     transcript: list = []
     for round_ in program.rounds:
         for i in round_.local:
@@ -106,6 +108,10 @@ def online(
         if round_.opened:
             transcript.append(_open(program, round_, party, materials, values, coins))
     return [values[v.id].x for v in program.outputs], transcript
+
+
+def _entered(wire: Wire, x: jax.Array) -> Share | OpenedShare:
+    return Share(wire, x) if isinstance(wire, Shared) else OpenedShare(wire, None, None, x)
 
 
 def _open(program: Program, round_: Round, party: Party, materials, values, coins):
@@ -130,13 +136,14 @@ def _open(program: Program, round_: Round, party: Party, materials, values, coin
 
 
 def _scan(scan: Scan, party: Party, materials, args, coins):
-    def step(carry, x):
-        material, stacked = x
-        noted = None if coins is None else {}
-        out, messages = online(scan.body, party, material, [*carry, *stacked], noted)
-        return out, (messages, noted)
+    carries, fixed, stacked = scan.parts(args)
 
-    arrays = [a.x for a in args]
-    carry, stacked = arrays[: scan.carries], arrays[scan.carries :]
-    out, (messages, noted) = lax.scan(step, carry, (materials, stacked), length=scan.length)
-    return out, messages, noted
+    def step(carry, x):
+        material, slices = x
+        noted = None if coins is None else {}
+        out, messages = online(scan.body, party, material, [*carry, *fixed, *slices], noted)
+        return out[: scan.carries], (out[scan.carries :], messages, noted)
+
+    xs = (materials, [a.x for a in stacked])
+    carry, (made, messages, noted) = lax.scan(step, [a.x for a in carries], xs, length=scan.length)
+    return [*carry, *made], messages, noted

@@ -4,16 +4,19 @@ This is what the compiler makes of a model, and what all interpreters run. Only 
 of an operation is the number of openings on the longest path to it, and all openings of one round are one message.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
+from typing import TypeVar
 
 from comet_jax.protocols.opening import Open
 from comet_jax.protocols.protocol import Protocol, recorded
 from comet_jax.sharing.packing import Item, Layout
 from comet_jax.sharing.wires import Mask, Opened, Shared, Wire
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,18 +53,32 @@ class Op:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A body run ``length`` times: the first ``carries`` inputs are threaded through, the others are stacked.
+    """A body run ``length`` times.
 
-    The body's inputs are the carries and one slice of each stacked input; its outputs are the new carries.
+    Its inputs: ``carries`` that are threaded through, ``fixed`` ones that every step takes as they are, and stacked
+    ones, of which each step takes a slice. Its outputs: the carries after the last step, then what each step makes
+    beside them, stacked. An opened wire among the fixed ones was opened once, before the first step.
     """
 
     body: "Program"
     length: int
     carries: int
+    fixed: int = 0
+
+    def parts(self, inputs: Sequence[T]) -> tuple[list[T], list[T], list[T]]:
+        """One thing an input: those of carries, of fixed inputs, of stacked inputs."""
+        first, last = self.carries, self.carries + self.fixed
+        return list(inputs[:first]), list(inputs[first:last]), list(inputs[last:])
+
+    def outputs(self, *inputs: Wire) -> tuple[Wire, ...]:
+        """The output wires."""
+        wires = [v.wire for v in self.body.outputs]
+        stacked = (replace(w, shape=(self.length, *w.shape)) for w in wires[self.carries :])
+        return (*wires[: self.carries], *stacked)
 
     def describe(self) -> str:
         """The scan on one line."""
-        return f"Scan(length={self.length}, carries={self.carries})"
+        return f"Scan(length={self.length}, carries={self.carries}, fixed={self.fixed})"
 
 
 @dataclass(frozen=True)
@@ -234,11 +251,7 @@ class Builder:
         """Apply ``protocol``; all output wires."""
         key = (protocol, tuple(v.id for v in inputs))
         if key not in self._seen:
-            if isinstance(protocol, Scan):
-                wires = tuple(v.wire for v in protocol.body.outputs)
-            else:
-                wires = protocol.outputs(*(v.wire for v in inputs))
-            outputs = tuple(map(self._var, wires))
+            outputs = tuple(map(self._var, protocol.outputs(*(v.wire for v in inputs))))
             self.ops.append(Op(protocol, inputs, outputs, *self._site))
             self._seen[key] = outputs
         return self._seen[key]

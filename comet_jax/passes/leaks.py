@@ -13,7 +13,8 @@ that is not known to be local, or does not match one of these signatures is refu
 
 Argument. Take the openings in order of their rounds. The mask of an opening is drawn by it alone and reaches others
 only along the wire that it opens, thus only later steps (wires are single assignment, and a step has the material of
-its own name only). So the rest of its message, and all earlier messages, are independent of the mask, and the message
+its own name only; a wire that every step of a scan takes was opened before all of them, and a step deals functions of
+its mask afresh). So the rest of its message, and all earlier messages, are independent of the mask, and the message
 is uniform given them: all messages are *jointly* uniform. The dealer's shares are uniform at each party alone, as
 each dealt array is shared with a keystream of its own; in a scan, one of each step's own. Whoever receives an output
 sees two shares that are uniform but for their sum.
@@ -83,13 +84,14 @@ class _Check:
 
     seen: dict[tuple, frozenset[int]]
 
-    def program(self, program: Program, leaves: bool = False) -> int:
-        """The number of openings. ``leaves``: the outputs leave the parties."""
+    def program(self, program: Program, leaves: bool = False, given: frozenset[int] = frozenset()) -> int:
+        """The number of openings. ``leaves``: the outputs leave the parties. ``given``: inputs checked already."""
         known: dict[int, Wire] = {}
         afresh: set[int] = set()
         openings = 0
         for v in program.inputs:
-            _require("an input", _is_input(v.wire), f"%{v.id} is neither shared nor a weight opened at its whole ring")
+            allowed = v.id in given or _is_input(v.wire)
+            _require("an input", allowed, f"%{v.id} is neither shared nor a weight opened at its whole ring")
             _define("an input", known, v)
         steps = [i for r in program.rounds for i in (*r.local, *r.opened)]
         _require("the schedule", sorted(steps) == list(range(len(program.ops))), "a step is not run exactly once")
@@ -100,7 +102,8 @@ class _Check:
                 _require(place, known.get(v.id) == v.wire, f"%{v.id} is used before it exists, or as another type")
             if isinstance(op.protocol, Scan):
                 _check_scan(place, op, op.protocol)
-                openings += op.protocol.length * self.program(op.protocol.body)
+                fixed = frozenset(v.id for v in op.protocol.parts(op.protocol.body.inputs)[1])
+                openings += op.protocol.length * self.program(op.protocol.body, given=fixed)
             else:
                 masks, dealt = ({n: x for (k, n), x in of.items() if k == i} for of in _supply(program))
                 afresh |= {op.outputs[j].id for j in self.step(place, op, masks, dealt)}
@@ -150,13 +153,16 @@ def _is_input(wire: Wire) -> bool:
 
 
 def _check_scan(place: str, op: Op, scan: Scan) -> None:
-    carries, outputs = (tuple(v.wire for v in vs) for vs in (scan.body.inputs[: scan.carries], scan.body.outputs))
-    threaded = (carries, outputs, tuple(v.wire for v in op.inputs[: scan.carries]), tuple(v.wire for v in op.outputs))
-    _require(place, len(set(threaded)) == 1, "the wires that it threads through differ in type")
-    _require(place, all(isinstance(w, Shared) for w in carries), "an opened wire would pass from step to step")
-    pairs = zip(op.inputs[scan.carries :], scan.body.inputs[scan.carries :], strict=True)
+    types = lambda vs: [v.wire for v in vs]
+    (carries, fixed, stacked), given = scan.parts(types(scan.body.inputs)), scan.parts(types(op.inputs))
+    made, results = types(scan.body.outputs), types(op.outputs)
+    threaded = (carries, made[: scan.carries], given[0], results[: scan.carries])
+    _require(place, all(t == carries for t in threaded), "the wires that it threads through differ in type")
+    _require(place, all(isinstance(w, Shared) for w in made), "an opened wire would pass from step to step, or out")
+    _require(place, fixed == given[1], "what every step takes differs in type from what it is")
+    slices = [*zip(given[2], stacked, strict=True), *zip(results[scan.carries :], made[scan.carries :], strict=True)]
     same = lambda a, b: type(a) is type(b) and a.group == b.group and a.shape == (scan.length, *b.shape)
-    _require(place, all(same(a.wire, b.wire) for a, b in pairs), "it would not take one slice a step")
+    _require(place, all(same(a, b) for a, b in slices), "it would not take, or make, one slice a step")
 
 
 class _Recorder(Dealer):
@@ -278,7 +284,8 @@ def _check_local(
         leaves.update({f"{part} {k}": (w.shape, w.group) for part in parts})
 
     def run(leaf):
-        early, late = zip(*(_arguments(w, lambda part, k=k: leaf.get(f"{part} {k}")) for k, w in enumerate(inputs)))
+        pairs = [_arguments(w, lambda part, k=k: leaf.get(f"{part} {k}")) for k, w in enumerate(inputs)]
+        early, late = [e for e, _ in pairs], [x for _, x in pairs]
         party, material = Party(leaf["index"]), {n: leaf[f"dealt {n}"] for n in dealt}
         out: dict[str, Any] = {}
         if any(isinstance(w, Opened) for w in outputs):  # before inputs exist, its mask or a weight's form is known

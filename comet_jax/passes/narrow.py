@@ -60,16 +60,16 @@ def _step(op: Op, read: list[int]) -> _Step:
 
 def _scan(scan: Scan, inputs: tuple[Var, ...], read: list[int]) -> _Step:
     """What a step hands on is read by the next: widen until it holds all that is read of it."""
-    carried = scan.body.inputs[: scan.carries]
+    carried, fixed, _ = scan.parts(scan.body.inputs)
     while True:
         inner, _ = _demand(scan.body, read)
-        wider = [max(bits, inner.get(v.id, 0)) for bits, v in zip(read, carried)]
+        wider = [max(bits, inner.get(v.id, 0)) for bits, v in zip(read, carried)] + read[scan.carries :]
         if wider == read:
             break
         read = wider
-    stacked = [v.bits for v in inputs[scan.carries :]]
-    body = _rewrite(scan.body, [*read, *stacked], read)
-    return _Step(replace(scan, body=body), (*read, *stacked))
+    taken = [inner.get(v.id, v.bits) for v in fixed]
+    bits = (*read[: scan.carries], *taken, *(v.bits for v in scan.parts(inputs)[2]))
+    return _Step(replace(scan, body=_rewrite(scan.body, bits, read)), bits)
 
 
 def _rewrite(program: Program, inputs: Sequence[int], outputs: Sequence[int]) -> Program:

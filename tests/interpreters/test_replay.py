@@ -10,11 +10,20 @@ import pytest
 from two_parties import Caught, TwoParties
 
 import comet_jax as cj
+from comet_jax.gadgets.bits import at_least, open_truncated
 from comet_jax.interpreters.ideal import Drawn, ideal
-from comet_jax.ir.program import Scan
+from comet_jax.ir.program import Builder, Scan
+from comet_jax.passes.leaks import check
+from comet_jax.passes.narrow import narrow
 from comet_jax.policy import Policy
+from comet_jax.protocols.bilinear import Bilinear
+from comet_jax.protocols.linear import Combine, Rearrange
+from comet_jax.protocols.opening import HighBits, Lift, Open, Reveal
+from comet_jax.protocols.selection import Gate
 from comet_jax.runtime.plan import Plan
 from comet_jax.sharing import chacha
+from comet_jax.sharing.groups import Group
+from comet_jax.sharing.wires import Opened, Shared
 
 RINGS = (32, 64)
 
@@ -92,12 +101,6 @@ def test_drawn_coins_give_what_a_run_could_give(name):
 
 def test_steps_and_scans_draw_coins_of_their_own():
     """A truncation of a constant shows its coins: they differ between steps, scans and draws."""
-    from comet_jax.ir.program import Builder
-    from comet_jax.protocols.linear import Combine
-    from comet_jax.protocols.opening import HighBits
-    from comet_jax.sharing.groups import Group
-    from comet_jax.sharing.wires import Shared
-
     inner = Builder()
     wire, count = Shared((1000,), Group(40)), Shared((1000,), Group(32))
     seen, value = inner.input(count), inner.input(wire)
@@ -116,3 +119,51 @@ def test_steps_and_scans_draw_coins_of_their_own():
     assert all(set(d) == {0, 1} for d in digits)
     agreement = [np.mean(a == c) for i, a in enumerate(digits) for c in digits[:i]]
     assert all(0.4 < a < 0.6 for a in agreement)
+
+
+def test_a_step_takes_whole_wires_and_makes_slices():
+    """A weight and a secret that are opened once, for all steps; and what each step makes, stacked."""
+    inner = Builder()
+    carry, weight, secret, bit, x = (
+        inner.input(w)
+        for w in (
+            Shared((4,), Group(32)),
+            Opened((4,), Group(32), static=True),
+            Opened((4,), Group(32)),
+            Opened((4, 1), Group(1, xor=True)),
+            Shared((4,), Group(32)),
+        )
+    )
+    total = inner.emit(Combine((1, 1)), carry, inner.emit(Bilinear(), inner.emit(Open(32), x), weight))
+    w = open_truncated(inner, total, shift=4, width=20)
+    kept = inner.emit(Gate((1,)), bit, w, inner.emit(Lift(32), w))
+    made = inner.emit(Bilinear(), inner.emit(Open(32), kept), secret)
+    body = inner.finish(inner.emit(Lift(32), w), made)
+    b = Builder()
+    start, x, secret = (b.input(Shared(shape, Group(32))) for shape in ((4,), (3, 4), (4,)))
+    weight = b.input(Opened((4,), Group(32), static=True))
+    opened = b.emit(Open(32), secret)
+    bit = b.emit(Rearrange("reshape", ((4, 1),)), at_least(b, open_truncated(b, secret, shift=0, width=12), (0,)))
+    scan = Scan(body, 3, 1, 3)
+    outs = b.emit_all(scan, start, weight, opened, bit, x)
+    assert [o.shape for o in outs] == [(4,), (3, 4)]
+    wide = b.finish(*(b.emit(Reveal(), o) for o in outs))
+    for program in (wide, narrow(wide)):
+        assert (check(program).openings, check(program).weights) == (1 + 1 + 2 + 3 * 3, 1)
+        rng = np.random.default_rng(0)
+        values = [rng.integers(-50, 50, (9, *v.shape)) for v in program.inputs]
+        run = TwoParties(program, apart=True).run(values, seed=3)
+        for got, again in zip(run.outputs, run.ideal):
+            np.testing.assert_array_equal(got, again)
+        total, x, secret, weight = values
+        made = []
+        for k in range(3):
+            total = (total + x[:, k] * weight) / 16
+            made.append(np.where(secret >= 0, total, 0) * secret)
+        last, steps = (Group(32).decode(np.asarray(o)) for o in run.outputs)
+        np.testing.assert_allclose(last, total, atol=1.1)
+        np.testing.assert_allclose(steps, np.stack(made, 1), atol=1.1 * 50)
+        with jax.enable_x64(True):
+            elements = [jnp.asarray(v.wire.group.encode(a[0])) for v, a in zip(program.inputs, values)]
+            drawn = ideal(program, Drawn(chacha.new_key()), elements)
+        np.testing.assert_allclose(Group(32).decode(np.asarray(drawn[1])), np.stack(made, 1)[0], atol=1.1 * 50)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from comet_jax.ir.program import Builder, Op, Program
+from comet_jax.ir.program import Builder, Op, Program, Scan, Var
 from comet_jax.passes.leaks import LeakError, Proof, check
 from comet_jax.protocols.bilinear import Bilinear
 from comet_jax.protocols.linear import Combine
@@ -225,3 +225,31 @@ def test_a_refusal_names_the_place():
     with b.site("layer", "mul"):
         out = b.emit(_Bad(), b.emit(Open(32), x), w)
     assert "_Bad at layer mul" in refused(b.finish(b.emit(Reveal(), out)))
+
+
+def scanned(body: Program, given, *, carries=1, fixed=0) -> str:
+    """Why a scan of ``body`` over inputs of the types ``given`` is refused."""
+    b = Builder()
+    outs = b.emit_all(Scan(body, 2, carries, fixed), *(w if isinstance(w, Var) else b.input(w) for w in given(b)))
+    return refused(b.finish(*(b.emit(Reveal(), o) for o in outs)))
+
+
+def test_a_scan_that_hands_on_an_opened_wire():
+    inner = Builder()
+    x, w = inner.input(WIRE), inner.input(Opened((3,), Group(32), static=True))
+    body = inner.finish(inner.emit(Bilinear(), inner.emit(Open(32), x), w), w)
+    assert "pass from step to step, or out" in scanned(body, lambda b: [x.wire, w.wire], fixed=1)
+    y = inner.emit(Open(32), x)
+    assert "differ in type" in scanned(inner.finish(y), lambda b: [x.wire, w.wire], fixed=1)
+
+
+def test_a_scan_that_calls_a_share_an_opened_wire():
+    """What every step takes as opened must have been opened before the first."""
+    inner = Builder()
+    x, w = inner.input(WIRE), inner.input(Opened((3,), Group(32)))
+    body = inner.finish(inner.emit(Bilinear(), inner.emit(Open(32), x), w))
+    assert "differs in type" in scanned(body, lambda b: [WIRE, WIRE], fixed=1)
+    assert "nor a weight" in scanned(body, lambda b: [WIRE, w.wire], fixed=1)
+    # Nor may a step take a slice of an opened wire, or a carry be one.
+    assert "nor a weight" in scanned(body, lambda b: [WIRE, replace(w.wire, shape=(2, 3))])
+    assert "differ in type" in scanned(body, lambda b: [WIRE, WIRE], carries=2)
