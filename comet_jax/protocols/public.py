@@ -1,4 +1,4 @@
-"""A secret times a public matrix: local, no material, no rounds."""
+"""Public values among secrets: local, no material, no rounds."""
 
 from dataclasses import dataclass
 
@@ -50,3 +50,32 @@ class PublicProduct(Protocol):
 
     def ideal(self, coins, x: Plain):
         return (self._apply(x.wire.group, x.v),)
+
+
+@dataclass(frozen=True)
+class Constant(Protocol):
+    """() -> [t] in Z_2^bits for a public integer array t: party 0's share is t, party 1's is zero.
+
+    Ideal functionality: t. Argument: nothing is sent, and there is no secret. Cost: nothing.
+    """
+
+    table: Table
+    bits: int
+
+    def outputs(self):
+        return (Shared(self.table.values.shape, Group(self.bits)),)
+
+    def narrowed(self, bits: int, *xs: Wire):
+        return Constant(self.table, bits), ()
+
+    def deal(self, dealer: Dealer):
+        return self.outputs()
+
+    def _elements(self):
+        return jnp.asarray(Group(self.bits).encode(self.table.values))
+
+    def online(self, party, material):
+        return (party.first(self._elements()),)
+
+    def ideal(self, coins):
+        return (self._elements(),)

@@ -12,7 +12,7 @@ import numpy as np
 
 from comet_jax.protocols.protocol import Coins, Dealer, Material, Party, Protocol
 from comet_jax.sharing.groups import Group
-from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Share, Shared, Wire
+from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Plain, Share, Shared, Wire
 
 
 def _sign(e: jax.Array, ring: Group):
@@ -49,6 +49,31 @@ class ToArithmetic(Protocol):
 
     def ideal(self, coins: Coins, z: OpenedPlain):
         return (Group(self.bits).cast(z.y),)
+
+
+@dataclass(frozen=True)
+class Parity(Protocol):
+    """[x] in Z_2^k -> [x mod 2], a bit under xor: the low bits of two shares add up without a carry.
+
+    Ideal functionality: the low bit. Argument: local. Nothing is dealt or sent.
+    """
+
+    def outputs(self, x: Shared):
+        if x.group.xor:
+            raise ValueError(f"the low bit of {x.group} is taken as it is")
+        return (Shared(x.shape, Group(1, xor=True)),)
+
+    def narrowed(self, bits: int, *inputs: Wire):
+        return self, (1,)
+
+    def deal(self, dealer: Dealer, x: Shared):
+        return self.outputs(x)
+
+    def online(self, party: Party, material: Material, x: Share):
+        return (Group(1, xor=True).cast(x.x),)
+
+    def ideal(self, coins: Coins, x: Plain):
+        return (Group(1, xor=True).cast(x.v),)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from comet_jax.protocols.comparison import BIT, Borrow, DigitLookup
 from comet_jax.protocols.fourier import Fourier, fit
 from comet_jax.protocols.linear import Combine, Rearrange, Resize, Scale, Sum, Table
 from comet_jax.protocols.opening import HighBits, Lift, Open, Reveal
-from comet_jax.protocols.public import PublicProduct
-from comet_jax.protocols.selection import Gate, Not, ToArithmetic
+from comet_jax.protocols.public import Constant, PublicProduct
+from comet_jax.protocols.selection import Gate, Not, Parity, ToArithmetic
 from comet_jax.protocols.softmax import ExpTable, LevelCounts, NonZero
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.packing import Where
@@ -126,6 +126,10 @@ def _local(t: Collection, k: int) -> None:
     t.add(f"scale {k}", Scale, each[:1], lambda b, v: b.emit(Scale(table), v), **local)
     t.add(f"resize {k}", Resize, each[:1], lambda b, v: b.emit(Resize(k - 7), v), **local)
     t.add(f"sum {k}", Sum, each[:1], lambda b, v: b.emit(Sum((1,)), v), **local)
+    plus = lambda b, v: b.emit(Combine((1, 1)), v, b.emit(Constant(table, k)))
+    t.add(f"constant {k}", Constant, each[:1], plus, **local)
+    opened = lambda b, v: b.emit(ToArithmetic(5), b.emit(Open(1), b.emit(Parity(), v)))
+    t.add(f"parity {k}", Parity, each[:1], opened, rounds=1, dealt=0)
     for first in (False, True):
         dims = (((1,), (1,)), ((), ()))
         step = PublicProduct.of(table.values, dims, table_first=first)
