@@ -22,9 +22,10 @@ from comet_jax.frontend.call import Call, Pure
 from comet_jax.frontend.flax import Private
 from comet_jax.frontend.trace import Traced
 from comet_jax.interpreters.ideal import Drawn, ideal
+from comet_jax.ir.jaxprs import Graph
 from comet_jax.ir.program import Program, Scan
 from comet_jax.passes.lower import Lowered
-from comet_jax.passes.ranges import Observed, digest, owned_by, values
+from comet_jax.passes.ranges import Observed, all_nodes, bind, digest, owned_by, values
 from comet_jax.policy import NUMBERS, Policy, Ranges
 from comet_jax.rules.scope import Encoding
 from comet_jax.runtime.plan import Plan
@@ -115,18 +116,25 @@ def calibrate(
         found = _check(runs, policy)
         if policy.ring == 64 or found.error <= tolerance * max(found.size, 1.0):
             return found
-        tight = min(found.headroom, key=lambda h: h.spare, default=None)
         refused = (
-            f"32 bits miss the results by {found.error:.2g}, more than {tolerance:g} of {found.size:.3g}; the least "
-            f"headroom is at {tight.site} {tight.operation}"
-            if tight
-            else ""
+            f"32 bits miss the results by {found.error:.2g}, more than {tolerance:g} of {found.size:.3g}. "
+            f"{_largest(runs[0].traced.graph, policy)}"
         )
     except CometError as error:
         if policy.ring == 64:
             raise
-        refused = f"32 bits cannot hold this model: {error}"
+        refused = f"32 bits cannot hold this model: {error} {_largest(runs[0].traced.graph, policy)}"
     return replace(_check(runs, replace(policy, ring=64, numbers=NUMBERS[64])), refused=refused)
+
+
+def _largest(graph: Graph, policy: Policy) -> str:
+    """Where the values are that leave the fewest fraction bits."""
+    ranges = bind(policy.ranges, graph)
+    found = [(ranges[v].largest, n) for n in all_nodes(graph) for v in n.outputs if v in ranges]
+    if not found:
+        return ""
+    largest, node = max(found, key=lambda f: f[0])
+    return f"The largest values, up to {largest:g} with the margin, are of `{node.op}` at {node.site or node.where}."
 
 
 def _traced(fn: Private, example: tuple, policy: Policy) -> tuple[Traced, list[np.ndarray]]:

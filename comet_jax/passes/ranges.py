@@ -40,6 +40,14 @@ def values(graph: Graph) -> Iterator[Value]:
             yield from values(inner)
 
 
+def all_nodes(graph: Graph) -> Iterator[Node]:
+    """Every node, and those of bodies and branches."""
+    for node in graph.nodes:
+        yield node
+        for inner in inner_graphs(node):
+            yield from all_nodes(inner)
+
+
 def digest(graph: Graph) -> str:
     """What a graph does, whatever the shapes."""
 
@@ -77,9 +85,8 @@ def owned_by(owner: str, graph: Graph, owners: Sequence[str | None]) -> set[Valu
             known.update(dict.fromkeys(node.outputs, own))
             for inner in inner_graphs(node):
                 # In a loop, what is handed on may be mixed with others: only whole arrays of weights stay apart.
-                given = list(map(read, node.inputs))
                 consts, carries = node.params.get("num_consts", 0), node.params.get("num_carry", len(inner.inputs))
-                inside = [g and not consts <= i < consts + carries for i, g in enumerate(given)]
+                inside = [read(v) and not consts <= i < consts + carries for i, v in enumerate(node.inputs)]
                 if len(inside) == len(inner.inputs):
                     mark(inner, dict(zip(inner.inputs, inside)))
                 else:

@@ -19,9 +19,9 @@ from comet_jax.sharing.wires import Shared
 X = jax.ShapeDtypeStruct((2, 4), jnp.float32)
 W = {"w": jax.ShapeDtypeStruct((4, 3), jnp.float32)}
 DENSE = """\
-program(%0:shared[z32 2x4], %2:static[z32 4x3])
-  %1:opened[z32 2x4] = Open(width=32, shift=0, headroom=False, where=None) %0  # dense dot_general
-  %3:shared[z32 2x3] = Bilinear(dimension_numbers=(((1,), (0,)), ((), ())), where=None) %1 %2  # dense dot_general
+program(%0:shared[z32 2x4], %1:static[z32 4x3])
+  %2:opened[z32 2x4] = Open(width=32, shift=0, headroom=False, where=None) %0  # dense dot_general
+  %3:shared[z32 2x3] = Bilinear(dimension_numbers=(((1,), (0,)), ((), ())), where=None) %2 %1  # dense dot_general
   %4:shared[z32 2x3] = Reveal() %3
   return %4:shared[z32 2x3]"""
 
