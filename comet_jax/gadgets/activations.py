@@ -6,8 +6,9 @@ from collections.abc import Callable
 import numpy as np
 
 from comet_jax.gadgets.bits import at_least, open_truncated
+from comet_jax.gadgets.series import smallest_fit
 from comet_jax.ir.program import Builder, Var
-from comet_jax.protocols.fourier import Fourier, fit
+from comet_jax.protocols.fourier import Fourier
 from comet_jax.protocols.linear import Combine
 from comet_jax.protocols.opening import Lift, Open
 from comet_jax.protocols.selection import Gate
@@ -34,11 +35,12 @@ def smooth(
     function: Callable[[np.ndarray], np.ndarray],
     limit: float,
     tolerance: float,
+    parity: str = "even",
 ) -> tuple[Var, float]:
-    """[f(x)] for f with f(x) - x/2 even, f(x) = 0 below -limit and x above limit (GELU, SiLU); four rounds.
+    """[f(x)] for f that is 0 below -limit and x above limit (GELU, SiLU, softplus); four rounds.
 
-    ``scale``: of x / 2^shift. Returns the wire, in Z_2^ring, and its scale, ``2 scale``.
-    With p = [x >= -limit], q = [x >= limit] and the even part h: ``2 f = (p + q) x + 2 (p - q) h``.
+    ``scale``: of x / 2^shift. ``parity``: of h = f(x) - x/2. Returns the wire, in Z_2^ring, and its scale,
+    ``2 scale``. With p = [x >= -limit], q = [x >= limit]: ``2 f = (p + q) x + 2 (p - q) h``.
     """
     # One bit more than x needs: a comparison with a threshold needs room for the difference.
     w = open_truncated(b, x, shift=shift, width=width + 1)
@@ -54,22 +56,16 @@ def smooth(
     # The comparison may err by its ignored bits, so the series must hold a little beyond the limit.
     low = max(0, bits - 8)
     margin = limit + 4 * 2.0**low / scale
-    even = lambda v: (function(v) - v / 2) * (scale / 2.0**bits)
-    series = None
-    for terms in range(4, 25):
-        series, error = fit(
-            even,
-            -margin,
-            margin,
-            unit=2.0**coarser / scale,
-            period=period,
-            terms=terms,
-            scale=coefficient,
-            parity="even",
-        )
-        if error < tolerance:
-            break
-    assert series is not None
+    rest = lambda v: (function(v) - v / 2) * (scale / 2.0**bits)
+    series = smallest_fit(
+        rest,
+        margin,
+        unit=2.0**coarser / scale,
+        period=period,
+        scale=coefficient,
+        parity=parity,
+        tolerance=tolerance,
+    )
     h = b.emit(Fourier(series, fraction, ring), v)
     height = bits + 2 + math.ceil(math.log2(limit)) + 1
     hw = open_truncated(b, h, shift=coefficient + fraction - bits, width=height)
@@ -95,5 +91,22 @@ def silu(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(-x))
 
 
-# Where each function is linear to within about 1e-4 (2e-4 for GELU): the limits, by name.
-SMOOTH = {"gelu_tanh": (gelu_tanh, 4.0), "gelu_erf": (gelu_erf, 4.0), "silu": (silu, 11.0)}
+def softplus(x: np.ndarray) -> np.ndarray:
+    """log(1 + exp(x)), float64."""
+    return np.logaddexp(0.0, x)
+
+
+def mish(x: np.ndarray) -> np.ndarray:
+    """x tanh(softplus(x)), float64."""
+    return x * np.tanh(softplus(x))
+
+
+# Where each function is linear to within about 2e-4 (5e-4 for mish): the limits, by name.
+SMOOTH = {
+    "gelu_tanh": (gelu_tanh, 4.0),
+    "gelu_erf": (gelu_erf, 4.0),
+    "silu": (silu, 11.0),
+    "softplus": (softplus, 9.0),
+    "mish": (mish, 10.0),
+}
+PARITY = {"mish": "both"}  # of what is left without x / 2; even for the others

@@ -1,5 +1,7 @@
 """Comparison of a wire with thresholds, and truncation to another ring."""
 
+import math
+
 from comet_jax.ir.program import Builder, Var
 from comet_jax.protocols.comparison import Borrow, DigitLookup
 from comet_jax.protocols.opening import Lift, Open
@@ -14,6 +16,17 @@ def open_truncated(b: Builder, x: Var, *, shift: int, width: int, where: Where |
 def requantise(b: Builder, x: Var, *, shift: int, width: int, ring: int, where: Where | None = None) -> Var:
     """[x / 2^shift] in Z_2^ring; one round."""
     return b.emit(Lift(ring), open_truncated(b, x, shift=shift, width=width, where=where))
+
+
+def open_to_compare(b: Builder, x: Var, *, shift: int, largest: float) -> Var:
+    """<x / 2^shift> with room for differences from a threshold, the two together up to ``largest``.
+
+    One round, and one more where x fits its ring but the differences do not: then x is taken to a larger one first.
+    """
+    width = math.floor(math.log2(largest)) + 3
+    if width > x.bits - shift:
+        x, shift = b.emit(Lift(64), open_truncated(b, x, shift=shift, width=width)), 0
+    return open_truncated(b, x, shift=shift, width=width)
 
 
 def at_least(b: Builder, w: Var, thresholds: tuple[int, ...], *, low: int = 0) -> Var:

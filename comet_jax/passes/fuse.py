@@ -56,11 +56,22 @@ def _activations() -> list[Pattern]:
         lambda x: x * (0.5 * (1 + jax.lax.erf(x / np.sqrt(2)))),
         lambda x: 0.5 * x * (1 + jax.lax.erf(x * float(np.sqrt(0.5)))),
     ]
+    softplus_ways = [
+        jax.nn.softplus,
+        lambda x: jnp.log1p(jnp.exp(x)),
+        lambda x: jnp.log(1 + jnp.exp(x)),
+        lambda x: jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x))),
+    ]
+    mish_ways = [lambda x, softplus=softplus: x * jnp.tanh(softplus(x)) for softplus in softplus_ways]
+    sigmoid_ways = [lambda x: 1 / (1 + jnp.exp(-x)), lambda x: jnp.exp(x) / (1 + jnp.exp(x))]
     silu_ways = [jax.nn.silu, lambda x: x * jax.nn.sigmoid(x), lambda x: x / (1 + jnp.exp(-x))]
     return [
         *(Pattern("gelu_tanh", way, tanh) for way in tanh_ways),
         *(Pattern("gelu_erf", way, erf) for way in erf_ways),
         *(Pattern("silu", way, jax.nn.silu) for way in silu_ways),
+        *(Pattern("softplus", way, jax.nn.softplus) for way in softplus_ways),
+        *(Pattern("mish", way, jax.nn.mish) for way in mish_ways),
+        *(Pattern("logistic", way, jax.nn.sigmoid) for way in sigmoid_ways),
         Pattern("relu", jax.nn.relu, jax.nn.relu),
     ]
 

@@ -15,6 +15,7 @@ import comet_jax.rules.arithmetic
 import comet_jax.rules.comparison
 import comet_jax.rules.contraction
 import comet_jax.rules.control
+import comet_jax.rules.elementwise
 import comet_jax.rules.fused
 import comet_jax.rules.structure  # noqa: F401  (importing a rules module registers its rules)
 from comet_jax.errors import CometError, UnsupportedOperationError

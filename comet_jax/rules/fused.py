@@ -2,7 +2,7 @@
 
 import math
 
-from comet_jax.gadgets.activations import SMOOTH, relu, smooth
+from comet_jax.gadgets.activations import PARITY, SMOOTH, relu, smooth
 from comet_jax.gadgets.bits import at_least, open_truncated
 from comet_jax.gadgets.inverse import inverse
 from comet_jax.gadgets.normalise import normalise
@@ -56,6 +56,7 @@ def smooth_rule(s: Scope, node, x: Joint):
             function=function,
             limit=limit,
             tolerance=5e-4,
+            parity=PARITY.get(node.op, "even"),
         )
         return Scaled(var, out)
 

@@ -6,7 +6,7 @@ from functools import cached_property
 import jax
 import numpy as np
 
-from comet_jax.gadgets.activations import SMOOTH, relu, smooth
+from comet_jax.gadgets.activations import PARITY, SMOOTH, relu, smooth
 from comet_jax.gadgets.normalise import normalise
 from comet_jax.gadgets.softmax import softmax
 from comet_jax.interpreters.ideal import Drawn, ideal
@@ -55,7 +55,8 @@ def smooth_gadget(name: str, shape, ring: int) -> Gadget:
     shift, width, scale = _operand(ring)
     function, limit = SMOOTH[name]
     how = {"shift": shift, "width": width, "ring": ring, "scale": scale}
-    make = lambda b, x: smooth(b, x, **how, function=function, limit=limit, tolerance=5e-4)
+    how |= {"limit": limit, "tolerance": 5e-4, "parity": PARITY.get(name, "even")}
+    make = lambda b, x: smooth(b, x, **how, function=function)
     return Gadget(make, shape, ring, 2.0 ** NUMBERS[ring].raw)
 
 

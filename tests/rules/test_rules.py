@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from cases_elementwise import NEWER
 from rule_cases import GROUPS, Case
 
 import comet_jax as cj
@@ -52,4 +53,5 @@ def test_every_rule_has_a_case(monkeypatch):
         weights = [[shape(w) for w in c.weights] for c in cases]
         inputs = [[cj.seal(shape(x)) for x in c.inputs] for c in cases]
         cj.private(together(cases)).trace(weights, inputs).lower()
-    assert called == set(registry.RULES)
+    missing = {name for name in NEWER if not hasattr(jax.lax, f"{name}_p")}
+    assert called == set(registry.RULES) - missing

@@ -1,0 +1,32 @@
+"""The natural logarithm: log(2^k u) = k log 2 + log u, with a Fourier series on [1, 2); four rounds."""
+
+import math
+
+import numpy as np
+
+from comet_jax.gadgets.octaves import FRACTION, LEAST, MOST, octaves_of
+from comet_jax.gadgets.series import FRACTION as RESULT
+from comet_jax.gadgets.series import coefficient_bits, evaluate
+from comet_jax.ir.program import Builder, Var
+from comet_jax.protocols.fourier import fit
+from comet_jax.protocols.linear import Combine, Scale, Sum, Table
+from comet_jax.protocols.selection import ToArithmetic
+
+TERMS = 9
+
+
+def logarithm(b: Builder, v: Var, *, shift: int, low: int, octaves: int, scale: float, ring: int) -> tuple[Var, float]:
+    """[log x] in Z_2^ring and its scale, for x = v / (2^shift scale) from 2^low / scale on; log of that below.
+
+    v / 2^shift < 2^(low + octaves). Error: 1e-4, and that of v's own steps relative to v.
+    """
+    z, u = octaves_of(b, v, shift=shift, low=low, octaves=octaves)
+    unit = 2.0 ** RESULT[ring]
+    series, _ = fit(
+        np.log, LEAST, MOST, unit=2.0**-FRACTION, period=FRACTION + 2, terms=TERMS, scale=coefficient_bits(ring)
+    )
+    # The first bit says only that there is an octave: it counts for nothing.
+    weights = np.array([0] + [round(math.log(2) * unit)] * (octaves - 1), np.int64)
+    whole = b.emit(Sum((len(v.shape),)), b.emit(Scale(Table(weights)), b.emit(ToArithmetic(ring), z)))
+    start = Table(np.array(round((low * math.log(2) - math.log(scale)) * unit), np.int64))
+    return b.emit(Combine((1, 1), start), evaluate(b, u, series, ring), whole), unit
