@@ -12,27 +12,55 @@ import jax
 import jax.numpy as jnp
 
 from comet_jax.ir.program import Supply
+from comet_jax.sharing.packing import Layout
 
 Tree = dict[int, Any]
 Kind = Literal["masks", "dealt"]
+KINDS: tuple[Kind, Kind] = ("masks", "dealt")
+Blocks = tuple[dict[int, Any], dict[int, Any]]
+Starts = tuple[tuple[Any, ...], dict[int, Any]]
 
 
-def unpack(supply: Supply, kind: Kind, words: jax.Array) -> Tree:
-    """The tree of all masks, or of all dealt arrays, from uint32 words as many as ``supply`` says."""
-    layout = supply.mask_layout if kind == "masks" else supply.dealt_layout
-    keys = supply.masks if kind == "masks" else supply.dealt
-    tree: Tree = {}
-    for (op, name), array in zip(keys, layout.unpack(words[: layout.words])):
-        tree.setdefault(op, {})[name] = array
-    at = layout.words
+def starts(supply: Supply, kind: Kind) -> Starts:
+    """Where each array begins in its block, as ``cut`` takes it."""
+    return _layout(supply, kind).starts, {op: starts(body, kind) for op, (body, _) in supply.scans.items()}
+
+
+def blocks(supply: Supply, kind: Kind, words: jax.Array) -> Blocks:
+    """All masks, or all dealt arrays, by width, from uint32 words as many as ``supply`` says."""
+    layout = _layout(supply, kind)
+    own, at = layout.blocks(words[: layout.words]), layout.words
+    inner = {}
     for op, (body, length) in supply.scans.items():
         size = body.mask_words if kind == "masks" else body.dealt_words
         steps = words[at : at + length * size].reshape(length, size)
-        tree[op] = jax.vmap(lambda w, body=body: unpack(body, kind, w))(steps)
+        inner[op] = jax.vmap(lambda w, body=body: blocks(body, kind, w))(steps)
         at += length * size
     if at != words.size:
         raise ValueError(f"{words.size} words of {kind} where {at} were expected")
+    return own, inner
+
+
+def cut(supply: Supply, kind: Kind, found: Blocks, places: Starts | None = None) -> Tree:
+    """The tree of what ``blocks`` found. ``places``: ``starts`` of the same, as arguments of the compiled program."""
+    own, inner = found
+    own_places, inner_places = places or (None, {})
+    keys = supply.masks if kind == "masks" else supply.dealt
+    tree: Tree = {}
+    for (op, name), array in zip(keys, _layout(supply, kind).cut(own, own_places)):
+        tree.setdefault(op, {})[name] = array
+    for op, (body, _) in supply.scans.items():
+        tree[op] = jax.vmap(lambda b, op=op, body=body: cut(body, kind, b, inner_places.get(op)))(inner[op])
     return tree
+
+
+def unpack(supply: Supply, kind: Kind, words: jax.Array) -> Tree:
+    """The tree of all masks, or of all dealt arrays, from their words, in one program."""
+    return cut(supply, kind, blocks(supply, kind, words))
+
+
+def _layout(supply: Supply, kind: Kind) -> Layout:
+    return supply.mask_layout if kind == "masks" else supply.dealt_layout
 
 
 def pack_dealt(supply: Supply, tree: Mapping[int, Any]) -> jax.Array:

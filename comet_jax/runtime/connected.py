@@ -14,7 +14,6 @@ revealed the parties compare a hash of everything that was opened. A lost role e
 
 import contextlib
 from collections.abc import Mapping
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +26,7 @@ from comet_jax.errors import CometError
 from comet_jax.policy import Policy
 from comet_jax.runtime import credentials as keys
 from comet_jax.runtime.collectives import collectives
+from comet_jax.runtime.compiled import Compiled
 from comet_jax.runtime.errors import DryStockError
 from comet_jax.runtime.handshake import compare_transcripts, hello, shake
 from comet_jax.runtime.peers import Peers
@@ -92,7 +92,7 @@ class Connected(Session):
         self._exit = contextlib.ExitStack()
         self._workers: dict[Any, tuple[Worker, Stock]] = {}
         self._kept: list[Any] = []
-        self._compiled: dict[Any, Any] = {}
+        self._compiled: dict[Plan, Compiled] = {}
         self._opened = sha256()
         self._reveals = 0
 
@@ -163,16 +163,17 @@ class Connected(Session):
 
     def _start(self, plan: Plan, envs) -> Worker:
         if self.role == "dealer":
-            return Dealing(plan, self.links)
+            return Dealing(self._compile(plan), self.links)
         if self.party is None:
             return Owning(plan, self.links, self.role, envs.get(self.role))
-        return Computing(plan, self.links, self.party, self.layout, self._call, self._saw)
+        return Computing(self._compile(plan), self.links, self.party, self.layout, self._saw)
 
-    def _call(self, plan: Plan, name: str, *args: Any) -> Any:
-        key = (plan, name)
-        if key not in self._compiled:
-            self._compiled[key] = self.layout.compile(name, getattr(plan, name), partial(plan.messages, name))
-        return self._compiled[key](*args)
+    def _compile(self, plan: Plan) -> Compiled:
+        if plan not in self._compiled:
+            dealer = self.role == "dealer"
+            compiled = Compiled(plan, None if dealer else self.layout)
+            self._compiled[plan] = compiled.ahead(parties=not dealer, dealer=dealer)
+        return self._compiled[plan]
 
     def _saw(self, opened: np.ndarray) -> None:
         self._opened.update(np.ascontiguousarray(opened).data)

@@ -1,12 +1,13 @@
-"""A plan: one function, lowered for given inputs, with the compiled programs of every role.
+"""A plan: one function, lowered for given inputs, with the programs of every role.
 
 The same traced functions serve every runtime; only how two parties are laid out differs (``Layout`` of runtime/spmd).
+``runtime/compiled.py`` compiles them.
 """
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from comet_jax.errors import CometError
 from comet_jax.interpreters import ideal as ideal_world
 from comet_jax.interpreters.deal import deal
-from comet_jax.interpreters.material import pack_dealt, unpack
+from comet_jax.interpreters.material import KINDS, blocks, cut, pack_dealt
 from comet_jax.interpreters.online import exchange, offline, online, party_index
 from comet_jax.ir.program import Program
 from comet_jax.passes.lower import Lowered
@@ -74,7 +75,9 @@ class Plan:
         """What a party sends in one call of its program ``name`` with ``args``, which have an axis for both parties."""
         if name == "online":
             return planned(self.program)
-        return Counter({args[0].nbytes // 2: 1} if name == "load" and args[0].size else {})
+        if name != "load" or not args[0].size:
+            return Counter()
+        return Counter({args[0].size * args[0].dtype.itemsize // 2: 1})
 
     # What each role runs. Traced under 64-bit types, which the rings need.
 
@@ -87,13 +90,16 @@ class Plan:
         return (mine + other).reshape(x.shape)
 
     def unpack(self, mask_words, dealt_words):
-        """At a party: its words for one run as arrays."""
+        """At a party: its words for one run as arrays, those of one width together."""
         supply = self.program.supply
-        return unpack(supply, "masks", mask_words), unpack(supply, "dealt", dealt_words)
+        return {"masks": blocks(supply, "masks", mask_words), "dealt": blocks(supply, "dealt", dealt_words)}
 
-    def offline(self, words, opened):
-        """At a party: material for one run. ``words``: unpacked. ``opened``: the public forms of the weights."""
-        masks, dealt = words
+    def offline(self, found, opened, places):
+        """At a party: material for one run. ``found``: unpacked. ``opened``: the public forms of the weights.
+
+        ``places``: where each array begins, as ``starts`` has them.
+        """
+        masks, dealt = (cut(self.program.supply, kind, found[kind], places[kind]) for kind in KINDS)
         return offline(self.program, Party(party_index()), masks, dealt, self._by_input(self.static, opened))
 
     def online(self, material, weights, inputs):
@@ -103,21 +109,21 @@ class Plan:
             every[i] = x
         return online(self.program, Party(party_index()), material, every)
 
-    @cached_property
-    def deal(self) -> Callable[..., jax.Array]:
-        """At the dealer: party 1's corrections from the masks of both, party 0's words and the weights' masks."""
+    def expand(self, masks, dealt):
+        """At the dealer: the words of both parties' masks and of party 0's dealt arrays, as arrays by width."""
         supply = self.program.supply
-        core = jax.jit(
-            lambda *trees, masks: deal(self.program, trees[:2], trees[2], self._by_input(self.static, masks))
-        )
-        arrays = {kind: jax.jit(partial(unpack, supply, kind)) for kind in ("masks", "dealt")}
-        pack = jax.jit(partial(pack_dealt, supply))
+        return [blocks(supply, "masks", words) for words in masks], blocks(supply, "dealt", dealt)
 
-        def run(first, second, dealt, masks):
-            trees = arrays["masks"](first), arrays["masks"](second), arrays["dealt"](dealt)
-            return pack(core(*trees, masks=masks))
+    def correct(self, found, masks, places):
+        """At the dealer: party 1's dealt arrays, from what ``expand`` made and the weights' masks."""
+        supply = self.program.supply
+        first, second = (cut(supply, "masks", of, places["masks"]) for of in found[0])
+        dealt = cut(supply, "dealt", found[1], places["dealt"])
+        return deal(self.program, (first, second), dealt, self._by_input(self.static, masks))
 
-        return run
+    def pack(self, corrections):
+        """At the dealer: the words that it sends to party 1."""
+        return pack_dealt(self.program.supply, corrections)
 
     @cached_property
     def ideal(self) -> Callable[..., list[jax.Array]]:

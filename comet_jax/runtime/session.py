@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Self
 
 import jax
@@ -17,9 +16,10 @@ import numpy as np
 from comet_jax.errors import CometError
 from comet_jax.policy import Policy
 from comet_jax.rules.terms import Env
+from comet_jax.runtime.compiled import Compiled
 from comet_jax.runtime.plan import Plan
 from comet_jax.runtime.secret import Secret, Shares
-from comet_jax.runtime.spmd import OnMesh, Simulated, two_devices
+from comet_jax.runtime.spmd import Layout, Simulated, two_devices
 from comet_jax.sharing import chacha, fixed_point
 from comet_jax.sharing.groups import Group
 
@@ -136,17 +136,16 @@ class _Loaded:
 class LocalSession(Session):
     """Every role in one process: for trying out, for tests, and for counting."""
 
-    def __init__(self, layout: "Simulated | OnMesh"):
+    def __init__(self, layout: Layout):
         super().__init__()
         self.layout = layout
         self._loaded: dict[Any, _Loaded] = {}
-        self._compiled: dict[Any, Any] = {}
+        self._compiled: dict[Plan, Compiled] = {}
 
-    def _compile(self, plan: Plan, name: str):
-        key = (plan, name)
-        if key not in self._compiled:
-            self._compiled[key] = self.layout.compile(name, getattr(plan, name), partial(plan.messages, name))
-        return self._compiled[key]
+    def _compile(self, plan: Plan) -> Compiled:
+        if plan not in self._compiled:
+            self._compiled[plan] = Compiled(plan, self.layout).ahead()
+        return self._compiled[plan]
 
     def _split(self, elements: np.ndarray, group: Group) -> tuple[np.ndarray, np.ndarray]:
         first = random_elements(chacha.new_key(), chacha.nonce(INPUT), elements.shape, group)
@@ -164,7 +163,7 @@ class LocalSession(Session):
             elements = plan.encode(position, envs[e.owner])  # type: ignore[union-attr]
             share = self.layout.place(*self._split(elements, e.group))  # type: ignore[union-attr]
             r = [random_elements(k, chacha.nonce(STATIC, n), e.shape, e.group) for k in keys]  # type: ignore[union-attr]
-            opened.append(self._compile(plan, "load")(share, self.layout.place(*r)))
+            opened.append(self._compile(plan).load(share, self.layout.place(*r)))
             shares.append(share)
             masks.append(e.group.add(*r))  # type: ignore[union-attr]
         # The plan's inputs are kept with it, so that an id is not reused while it serves as a key.
@@ -188,8 +187,7 @@ class LocalSession(Session):
             fresh = [self._fresh(plan, i, envs, inputs) for i in plan.fresh]
             mark("share")
             material = self._material(plan, loaded, mark)
-            outputs, transcript = self._compile(plan, "online")(material, loaded.weights, fresh)
-            jax.block_until_ready(outputs)
+            outputs, transcript = self._compile(plan).online(material, loaded.weights, fresh)
             mark("online")
         self.reports.append(Report(program.round_count, program.online_bytes, program.offline_bytes, seconds))
         self.transcript = transcript
@@ -201,13 +199,14 @@ class LocalSession(Session):
         supply = plan.program.supply
         masks = [chacha.draw(k, chacha.nonce(MASKS, n), supply.mask_words) for k in loaded.keys]
         first = chacha.draw(loaded.keys[0], chacha.nonce(DEALT, n), supply.dealt_words)
-        second = jax.block_until_ready(plan.deal(*masks, first, loaded.masks))
+        compiled = self._compile(plan)
+        second = compiled.deal(masks, first, loaded.masks)
         mark("deal")
         packed = self.layout.place(*masks), self.layout.place(first, second)
         del masks, first, second
-        words = jax.block_until_ready(self._compile(plan, "unpack")(*packed))
+        blocks = compiled.unpack(*packed)
         del packed
-        material = jax.block_until_ready(self._compile(plan, "offline")(words, loaded.opened))
+        material = compiled.offline(blocks, loaded.opened)
         mark("offline")
         return material
 

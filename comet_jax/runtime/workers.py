@@ -8,12 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from comet_jax.errors import CometError
 from comet_jax.rules.scope import Encoding
 from comet_jax.rules.terms import Env
+from comet_jax.runtime.compiled import Compiled
 from comet_jax.runtime.link import Link
 from comet_jax.runtime.plan import Plan
 from comet_jax.runtime.roles import PARTIES
@@ -54,14 +54,15 @@ class Worker(ABC):
 class Dealing(Worker):
     """The dealer. It needs no answer from anybody, so it runs ahead, as far as party 1 takes what it sends."""
 
-    def __init__(self, plan: Plan, links: Mapping[str, Link]) -> None:
-        super().__init__(plan, links)
+    def __init__(self, compiled: Compiled, links: Mapping[str, Link]) -> None:
+        super().__init__(compiled.plan, links)
+        self._compiled = compiled
         keys = [chacha.new_key() for _ in PARTIES]
         for party, key in zip(PARTIES, keys):
             links[party].send("key", arrays={"key": key}, timeout=WAIT)
         self._seeds = [Seed(key) for key in keys]
         self._masks = []
-        for n, i in enumerate(plan.static):
+        for n, i in enumerate(self.plan.static):
             e = self.encoding(i)
             self._masks.append(e.group.add(*(s.static(n, e.shape, e.group) for s in self._seeds)))
         for seed in self._seeds:
@@ -73,7 +74,7 @@ class Dealing(Worker):
         first = self._seeds[0].dealt(supply.dealt_words)
         for seed in self._seeds:
             seed.step()
-        second = np.asarray(self.plan.deal(*masks, first, self._masks))
+        second = np.asarray(self._compiled.deal(masks, first, self._masks))
         clock("deal")
         self.links[PARTIES[1]].send("corrections", {"run": number}, {"words": second}, timeout=WAIT)
         clock("send")
@@ -103,19 +104,19 @@ class Owning(Worker):
 
 
 class Computing(Worker):
-    """A party. ``call(plan, name, *args)`` runs a program of the plan; ``saw(array)`` notes what was opened."""
+    """A party. ``saw(array)`` notes what was opened."""
 
     def __init__(
         self,
-        plan: Plan,
+        compiled: Compiled,
         links: Mapping[str, Link],
         party: int,
         layout: OnMesh,
-        call: Callable[..., Any],
         saw: Callable[[np.ndarray], None],
     ) -> None:
+        plan = compiled.plan
         super().__init__(plan, links)
-        self._party, self._layout, self._call, self._saw = party, layout, call, saw
+        self._compiled, self._party, self._layout, self._saw = compiled, party, layout, saw
         self._seed = Seed(array("dealer", links["dealer"].receive("key", timeout=WAIT), "key", (8,), np.uint32))
         received = self._gather(plan.static, "weights", 0)
         self._weights, self._opened = [], []
@@ -123,7 +124,7 @@ class Computing(Worker):
             e = self.encoding(i)
             share, mask = layout.place(received.pop(i)), layout.place(self._seed.static(n, e.shape, e.group))
             self._weights.append(share)
-            self._opened.append(call(plan, "load", share, mask))
+            self._opened.append(compiled.load(share, mask))
             saw(layout.local(self._opened[-1], party))
         self._seed.step()
 
@@ -135,8 +136,7 @@ class Computing(Worker):
             e = self.plan.lowered.encodings[i]
             fresh.append(shares_of(inputs[e[0]], e[1]) if isinstance(e, tuple) else self._layout.place(received[i]))
         clock("share")
-        result = self._call(self.plan, "online", material, self._weights, fresh)
-        outputs, transcript = jax.block_until_ready(result)
+        outputs, transcript = self._compiled.online(material, self._weights, fresh)
         clock("online")
         for message in transcript:
             self._saw(self._layout.local(message, self._party))
@@ -159,8 +159,8 @@ class Computing(Worker):
             dealt = array("dealer", message, "words", (supply.dealt_words,), np.uint32)
         self._seed.step()
         clock("receive")
-        words = self._call(self.plan, "unpack", self._layout.place(masks), self._layout.place(dealt))
-        material = jax.block_until_ready(self._call(self.plan, "offline", words, self._opened))
+        blocks = self._compiled.unpack(self._layout.place(masks), self._layout.place(dealt))
+        material = self._compiled.offline(blocks, self._opened)
         clock("offline")
         return material
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from comet_jax.errors import CometError
 from comet_jax.interpreters import online as interpreter
 from comet_jax.runtime import handshake, peers, workers
+from comet_jax.runtime.compiled import Compiled
 from comet_jax.runtime.connected import Connected
 
 POINTS = {
     "connect": [(peers.Peers, "_add")],
     "load": [(workers.Worker, "__init__")],
     "deal": [(workers.Dealing, "run"), (workers.Owning, "run"), (workers.Computing, "_prepare")],
-    "online": [(Connected, "_call")],
+    "online": [(Compiled, "online")],
     "reveal": [(Connected, "_results")],
 }
 
@@ -36,9 +37,8 @@ def sabotage(folder: Path) -> None:
 
         @functools.wraps(original)
         def broken(*args, original=original, **kwargs):
-            if where != "online" or args[2] == "online":
-                (folder / "broken").write_text("")
-                act(how)
+            (folder / "broken").write_text("")
+            act(how)
             return original(*args, **kwargs)
 
         setattr(owner, name, broken)

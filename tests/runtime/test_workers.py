@@ -11,6 +11,7 @@ import pytest
 import comet_jax as cj
 from comet_jax.errors import CometError
 from comet_jax.runtime import messages
+from comet_jax.runtime.compiled import Compiled
 from comet_jax.runtime.errors import LinkError, PeerLostError
 from comet_jax.runtime.link import Limits
 from comet_jax.runtime.messages import Message
@@ -42,8 +43,8 @@ def dealer(pair):
 def computing(plan, dealer):
     """Party 1 with a seed, before its first run; nothing here gets as far as computing."""
     dealer[0].send("key", arrays={"key": chacha.new_key()})
-    refuse = lambda *_: pytest.fail("something was computed")
-    return Computing(plan, {"dealer": dealer[1]}, 1, None, refuse, refuse)  # type: ignore[arg-type]
+    refuse = lambda *_: pytest.fail("something was opened")
+    return Computing(Compiled(plan, None), {"dealer": dealer[1]}, 1, None, refuse)  # type: ignore[arg-type]
 
 
 def corrections(plan, run=0, **changes):
