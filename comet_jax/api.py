@@ -149,9 +149,9 @@ def calibrate(
 
     ``examples``: tuples of arguments, with values; they are computed on in the clear, here. Arrays count as secrets,
     unless some are marked so by ``share``. ``margin``: how much larger values may get than on the examples.
-    ``tolerance``: the error allowed, as a part of the largest result: with more, or if a value does not fit, the
-    policy is for the 64-bit ring, and ``.refused`` says which value is to blame. Raises ``CometError`` where not even
-    that holds the model.
+    ``tolerance``: the error allowed on the first examples, as a part of the largest result: with more, or if a value
+    does not fit, the policy is for the 64-bit ring, and ``.refused`` says which value is to blame. Raises
+    ``CometError`` where not even that holds the model.
 
     Ranges are public: parties learn, to a power of two, how large each activation got on the examples.
     """

@@ -86,6 +86,10 @@ class _Example:
     results: list[np.ndarray]
 
 
+# Of how many examples the error is found; ranges are of all.
+TRIED = 4
+
+
 def calibrate(
     fn: Private, examples: Iterable[tuple], policy: Policy, *, margin: float, tolerance: float
 ) -> Calibration:
@@ -101,8 +105,8 @@ def calibrate(
         if known not in observed:
             observed[known] = Observed(traced.graph)
             weights[known] = owned_by("model", traced.graph, [getattr(x, "owner", None) for x in traced.inputs])
-        # Traces of one digest differ in shapes only: what is seen in any counts for the first.
-        results = observed[known].run(arrays)
+        # Traces of one digest differ in shapes only, so what is seen in any of them counts for all.
+        results = observed[known].run(traced.graph, arrays)
         runs.append(_Example(traced, arrays, [np.asarray(x) for x in results]))
     if not runs:
         raise CometError("calibration needs an example: a tuple of the function's arguments")
@@ -111,7 +115,7 @@ def calibrate(
         found = seen.ranges(margin, weights[known])
         graphs.append((known, tuple(found.get(v) for v in values(seen.graph))))
     policy = replace(policy, ranges=Ranges(tuple(graphs)))
-    refused = ""
+    runs, refused = runs[:TRIED], ""
     try:
         found = _check(runs, policy)
         if policy.ring == 64 or found.error <= tolerance * max(found.size, 1.0):

@@ -29,9 +29,11 @@ class Ranges:
 
     They are public, as scales are: both parties learn how large activations get on the examples, to a power of two.
     ``cj.calibrate`` makes them. None stands for what has no range: weights, and what was never computed.
+    ``required``: whether a graph that is not among them is refused, or takes the policy's ``numbers`` for all values.
     """
 
     graphs: tuple[tuple[str, tuple[Range | None, ...]], ...] = ()
+    required: bool = True
 
     def __repr__(self):
         return f"Ranges({', '.join(digest for digest, _ in self.graphs)}: {sha256(self.json().encode()).hexdigest()})"
@@ -42,7 +44,7 @@ class Ranges:
         return json.dumps({digest: [flat(r) for r in ranges] for digest, ranges in self.graphs})
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str, *, required: bool = True) -> Self:
         """Ranges from what ``json`` gave. Raises ``CometError`` for anything else."""
         try:
             found = json.loads(text).items()
@@ -51,7 +53,7 @@ class Ranges:
             raise CometError(f"this text holds no ranges that `calibrate` made: {error}") from error
         if any(not 0 < v < math.inf for _, rs in ranges for r in rs if r for v in (r.smallest, r.largest, r.room)):
             raise CometError("this text holds ranges that are not positive numbers")
-        return cls(ranges)
+        return cls(ranges, required)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,8 @@ class Numbers:
     """Fixed point: a value v on a wire is the integer round(v * scale), in Z_2^ring. Scales here are bit counts.
 
     ``raw``: results of linear layers and the residual stream. ``operand``: factors of a product.
-    ``norm``: inputs of a normalisation. ``probability``: results of a softmax.
+    ``norm``: inputs of a normalisation. ``probability``: results of a softmax. ``finest``: the most that calibrated
+    ranges give a linear result, by default ``raw``.
     ``bound``: the largest magnitude of an operand or of an activation's input; ``norm_bound``: of a normalisation's.
     """
 
@@ -70,6 +73,7 @@ class Numbers:
     probability: int = 12
     bound: float = 32.0
     norm_bound: float = 64.0
+    finest: int | None = None
 
     def __post_init__(self):
         if self.ring not in (32, 64):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from comet_jax.errors import CometError
-from comet_jax.ir.jaxprs import Const, Graph, Node, Value
+from comet_jax.ir.jaxprs import Const, Graph, Node, Value, is_key
 from comet_jax.policy import Range, Ranges
 
 # Numbers at or below stand for minus infinity, and are no values.
@@ -25,18 +25,12 @@ SAME_SCALE = {
 }
 
 
-def inner_graphs(node: Node) -> Iterator[Graph]:
-    """The bodies and branches of a node."""
-    for x in node.params.values():
-        yield from (g for g in (x if isinstance(x, tuple | list) else (x,)) if isinstance(g, Graph))
-
-
 def values(graph: Graph) -> Iterator[Value]:
     """Every value of a graph that is not a constant, in order."""
     yield from graph.inputs
     for node in graph.nodes:
         yield from node.outputs
-        for inner in inner_graphs(node):
+        for inner in node.graphs:
             yield from values(inner)
 
 
@@ -44,7 +38,7 @@ def all_nodes(graph: Graph) -> Iterator[Node]:
     """Every node, and those of bodies and branches."""
     for node in graph.nodes:
         yield node
-        for inner in inner_graphs(node):
+        for inner in node.graphs:
             yield from all_nodes(inner)
 
 
@@ -54,19 +48,21 @@ def digest(graph: Graph) -> str:
     def text(g: Graph) -> str:
         number = {v: i for i, v in enumerate(values(g))}
         reads = lambda n: " ".join("c" if isinstance(v, Const) else str(number.get(v, "o")) for v in n.inputs)
-        inner = lambda n: "".join(f"{{{text(i)}}}" for i in inner_graphs(n))
+        inner = lambda n: "".join(f"{{{text(i)}}}" for i in n.graphs)
         return ";".join(f"{n.op} {reads(n)}{inner(n)}" for n in g.nodes)
 
     return sha256(text(graph).encode()).hexdigest()[:16]
 
 
 def bind(ranges: Ranges | None, graph: Graph) -> dict[Value, Range]:
-    """The ranges of a graph's values. Raises ``CometError`` where ``ranges`` are of other functions."""
+    """The ranges of a graph's values. Raises ``CometError`` where ``ranges`` are of other functions, and required."""
     if ranges is None:
         return {}
     found = dict(ranges.graphs).get(digest(graph))
     every = list(values(graph))
     if found is None or len(found) != len(every):
+        if not ranges.required:
+            return {}
         raise CometError(
             "the policy's ranges were calibrated for another function, or for shapes that make another graph of it: "
             "give `cj.calibrate` an example like this call as well"
@@ -83,7 +79,7 @@ def owned_by(owner: str, graph: Graph, owners: Sequence[str | None]) -> set[Valu
         for node in g.nodes:
             own = all(map(read, node.inputs)) and not all(isinstance(v, Const) for v in node.inputs)
             known.update(dict.fromkeys(node.outputs, own))
-            for inner in inner_graphs(node):
+            for inner in node.graphs:
                 # In a loop, what is handed on may be mixed with others: only whole arrays of weights stay apart.
                 consts, carries = node.params.get("num_consts", 0), node.params.get("num_carry", len(inner.inputs))
                 inside = [read(v) and not consts <= i < consts + carries for i, v in enumerate(node.inputs)]
@@ -99,19 +95,20 @@ def owned_by(owner: str, graph: Graph, owners: Sequence[str | None]) -> set[Valu
 
 
 class Observed:
-    """The magnitudes that values took, over any number of runs of one graph."""
+    """The magnitudes that values took, over any number of runs of a graph and of others that differ in shapes."""
 
     def __init__(self, graph: Graph):
         self.graph = graph
         self.low: dict[Value, float] = {}
         self.high: dict[Value, float] = {}
 
-    def run(self, arrays: Sequence[Any]) -> list[Any]:
-        """Evaluate the graph in the clear and note what is seen."""
-        return _run(self.graph, arrays, self._note)
+    def run(self, graph: Graph, arrays: Sequence[Any]) -> list[Any]:
+        """Evaluate a graph of the same digest in the clear, and note what is seen."""
+        place = dict(zip(values(graph), values(self.graph), strict=True))
+        return _run(graph, arrays, lambda v, x: self._note(place[v], x))
 
     def _note(self, v: Value, x: Any) -> None:
-        if v.dtype.kind not in "fViub":
+        if is_key(x) or v.dtype.kind not in "fViu":
             return
         found = np.abs(_numbers(x))
         found = found[found > 0]
@@ -147,7 +144,7 @@ def _run(graph: Graph, arrays: Sequence[Any], note: Callable[[Value, Any], None]
         xs = [read(v) for v in node.inputs]
         if node.op == "layer_norm_core":  # it takes its input without the mean, which may be larger than the input
             note(node.inputs[0], np.asarray(xs[0]) - np.asarray(xs[0]).mean(-1, keepdims=True))
-        out = _scan(node, xs, note) if node.op == "scan" else node.evaluate(*xs)
+        out = _INSIDE[node.op](node, xs, note) if node.op in _INSIDE else node.evaluate(*xs)
         for v, x in zip(node.outputs, out, strict=True):
             note(v, x)
             env[v] = x
@@ -170,6 +167,24 @@ def _scan(node: Node, arrays: list[Any], note: Callable[[Value, Any], None]) -> 
     return [*carry, *(np.stack([np.asarray(s[i]) for s in steps]) for i in range(len(steps[0])))]
 
 
+def _while(node: Node, arrays: list[Any], note: Callable[[Value, Any], None]) -> list[Any]:
+    p = node.params
+    tested, fixed = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
+    carry = list(arrays[fixed:])
+    while bool(_run(p["test"], [*arrays[:tested], *carry], note)[0]):
+        carry = _run(p["body"], [*arrays[tested:fixed], *carry], note)
+    return carry
+
+
+def _cond(node: Node, arrays: list[Any], note: Callable[[Value, Any], None]) -> list[Any]:
+    # By a secret all branches are computed: the values in each count.
+    found = [_run(branch, arrays[1:], note) for branch in node.graphs]
+    return found[int(np.clip(arrays[0], 0, len(found) - 1))]
+
+
+_INSIDE = {"scan": _scan, "while": _while, "cond": _cond}
+
+
 def _make_room(graph: Graph, room: dict[Value, float]) -> None:
     """Raise what goes into sums to the room that the sums need, from the last node backwards."""
 
@@ -180,8 +195,12 @@ def _make_room(graph: Graph, room: dict[Value, float]) -> None:
         return True
 
     for node in reversed(graph.nodes):
-        if node.op == "scan":
-            _through_scan(node, room, need)
+        if node.op in ("scan", "while"):
+            _through_loop(node, room, need)
+        for branch in node.params.get("branches", ()):
+            for result, inner in zip(node.outputs, branch.outputs):
+                need(inner, room.get(result, 0.0))
+            _make_room(branch, room)
         if node.op not in SAME_SCALE:
             continue
         size = max((room[v] for v in node.outputs if v in room), default=0.0) * _divisor(node)
@@ -202,11 +221,14 @@ def _divisor(node: Node) -> float:
     return largest if node.op == "div" else 1 / largest
 
 
-def _through_scan(node: Node, room: dict[Value, float], need: Callable[[Value, float], bool]) -> None:
+def _through_loop(node: Node, room: dict[Value, float], need: Callable[[Value, float], bool]) -> None:
     """A carry has one scale before, inside and after a loop."""
     p, body = node.params, node.params["body"]
-    carries = range(p["num_carry"])
-    same = [[node.outputs[i], body.outputs[i], *(g.inputs[p["num_consts"] + i] for g in (body, node))] for i in carries]
+    carries = p["num_carry"] if node.op == "scan" else len(node.outputs)
+    inside = p["num_consts"] if node.op == "scan" else p["body_nconsts"]
+    before = inside if node.op == "scan" else inside + p["cond_nconsts"]
+    ends = zip(node.outputs[:carries], body.outputs, body.inputs[inside:], node.inputs[before:])
+    same = [list(group) for group in ends]
     while True:
         changed = False
         for group in same:
