@@ -29,7 +29,7 @@ def normalise(
     """[(x - mean) / sqrt(variance + eps)] over the last axis, or [x / sqrt(mean x^2 + eps)] without ``centre``.
 
     ``scale``: of x. x is opened once, after ``shift`` bits, at ``width``. Returns the wire in Z_2^ring and its scale,
-    about 2^fraction. Six rounds; with ``centre`` and for a 64-bit ring one more each.
+    about 2^fraction. Four rounds; with ``centre`` and for a 64-bit ring one more each.
     """
     d = x.shape[-1]
     w = open_truncated(b, x, shift=shift, width=width)

@@ -1,9 +1,11 @@
-"""Softmax over the last axis; nine rounds.
+"""Softmax over the last axis; six rounds, and one to open the result.
 
 1. Open the scores mod 32 levels of 4 to 8 nats each (a power of two times the wire's unit), and count each row's
    elements at or above every level.
-2. Open the counts, test them for zero: the number of non-empty levels is a coarse maximum, at most one level high.
-3. Subtract it, open again, exponentiate by table; open the exponentials and, in the same round, find 1 / their sum.
+2. Open the counts, look up whether they are zero: the number of non-empty levels is a coarse maximum, at most one
+   level high.
+3. Open it, one small number a row, and take it from the opened scores; exponentiate by table; open the exponentials
+   and, in the same round, start on 1 / their sum.
 4. Multiply.
 
 Scores must lie between -16 and 15 levels (-61 to 58 nats at least), and a row's spread within 28 levels. Beyond, they
@@ -18,15 +20,18 @@ from comet_jax.gadgets.bits import open_truncated, requantise
 from comet_jax.gadgets.inverse import inverse
 from comet_jax.ir.program import Builder, Var
 from comet_jax.protocols.bilinear import Product
-from comet_jax.protocols.linear import Combine, Rearrange, Scale, Sum, Table
+from comet_jax.protocols.difference import Subtract
+from comet_jax.protocols.linear import Combine, Scale, Sum, Table
+from comet_jax.protocols.lookup import Lookup
 from comet_jax.protocols.opening import HighBits, Lift, Open
-from comet_jax.protocols.selection import ToArithmetic
-from comet_jax.protocols.softmax import LEVELS, ExpTable, LevelCounts, NonZero
+from comet_jax.protocols.softmax import LEVELS, ExpTable, LevelCounts
+from comet_jax.sharing.groups import Group
 from comet_jax.sharing.packing import Where
 
 LOW = 12  # bits of a level
+LEVEL_BITS = 5  # bits that number the levels
 TOP = 27  # the level where the maximum is put
-DEALT, PUBLIC = 22, 16  # scales of the exponential's two factors
+DEALT, PUBLIC = 22, 14  # scales of the exponential's two factors
 
 
 def _level_bits(scale: float) -> int:
@@ -43,36 +48,34 @@ def softmax(b: Builder, s: Var, *, scale: float, where: Where | None, ring: int,
         scale, level_bits = scale * 2.0 ** (LOW - level_bits), LOW
     shift = level_bits - LOW
     nats = 2.0**level_bits / scale
-    octaves = math.ceil(nats * math.log2(math.e))
+    level_octaves = nats * math.log2(math.e)
+    octaves = math.ceil(level_octaves)
 
-    def open_levels(x: Var, offset: int) -> Var:
-        addend = Table(np.array(offset << shift, np.int64))
-        return b.emit(Open(LOW + 5, shift, where=where), b.emit(Combine((1,), addend), x))
-
-    half = LEVELS // 2 << LOW
-    counts = b.emit(LevelCounts(LOW), open_levels(s, half))
-    filled = b.emit(Open(1), b.emit(NonZero(), b.emit(Open(counts.bits), counts)))
-    level = b.emit(Sum((len(filled.shape) - 1,)), b.emit(ToArithmetic(s.bits), filled))
-    level = b.emit(Rearrange("broadcast", (s.shape, tuple(range(len(s.shape) - 1)))), level)
-    d = b.emit(Combine((1, -(1 << level_bits))), s, level)
+    half = Table(np.array(LEVELS // 2 << LOW + shift, np.int64))
+    scores = b.emit(Open(LOW + LEVEL_BITS, shift, where=where), b.emit(Combine((1,), half), s))
+    counts = b.emit(LevelCounts(LOW), scores)
+    some = Table((np.arange(1 << counts.bits) > 0).astype(np.int64))
+    filled = b.emit(Lookup(some, Group(LEVEL_BITS)), b.emit(Open(counts.bits), counts))
+    level = b.emit(Open(LEVEL_BITS), b.emit(Sum((len(filled.shape) - 1,)), filled))
+    d = b.emit(Subtract(LOW, TOP << LOW), scores, level)
 
     width = LOW + octaves  # bits of an exponential after truncation: 2^-12 of the least possible maximum
     cut = DEALT + PUBLIC - width
     keep = 2  # the sum keeps two bits more than its terms
-    sum_bits = width + octaves + math.ceil(math.log2(t)) + 4 + keep
-    ring_bits = min(64, max(cut - keep + sum_bits, cut + width + octaves + 3))
+    # The largest element is within one level of one, and there are t.
+    least, largest = (width + keep + x for x in (-level_octaves, level_octaves + math.log2(t)))
+    ring_bits = min(64, max(cut - keep + math.ceil(largest) + 1, cut + width + octaves + 3))
     table = ExpTable(LOW, nats / (1 << LOW), TOP, ring_bits, DEALT, PUBLIC)
-    e = b.emit(table, open_levels(d, half + (TOP << LOW)))
+    e = b.emit(table, d)
     ew = open_truncated(b, e, shift=cut, width=width + octaves + 3, where=where)
     total = b.emit(Sum((len(e.shape) - 1,)), e)
 
-    low = width + keep - octaves - 1
     i = inverse(
         b,
         total,
         shift=cut - keep,
-        low=low,
-        octaves=2 * octaves + math.ceil(math.log2(t)) + 2,
+        low=least,
+        octaves=largest - least,
         numerator=2.0 ** (32 + fraction + keep),
         root=False,
     )

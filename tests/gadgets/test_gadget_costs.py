@@ -25,10 +25,10 @@ def test_smooth_activations(name):
 
 def test_softmax_of_64():
     online, rounds, dealt = _cost(softmax_gadget(ELEMENTS, 32))
-    assert (online <= 10, rounds <= 10, dealt <= 320) == (True, True, True)
+    assert (online <= 7, rounds, dealt <= 320) == (True, 6, True)
 
 
-@pytest.mark.parametrize("centre", [False, True])
-def test_normalise(centre):
-    online, rounds, _ = _cost(norm_gadget(ELEMENTS, 32, centre=centre, eps=1e-5))
-    assert (online <= 5, rounds <= 7) == (True, True)
+@pytest.mark.parametrize(("centre", "rounds"), [(False, 4), (True, 5)])
+def test_normalise(centre, rounds):
+    online, found, dealt = _cost(norm_gadget(ELEMENTS, 32, centre=centre, eps=1e-5))
+    assert (online <= 5, found, dealt <= 93) == (True, rounds, True)

@@ -262,11 +262,6 @@ def _tables(t: Collection, k: int) -> None:
     y = (Shared((2, 3), ring), room(11, 4))
     t.add(f"series {k}", Fourier, [y], wave, rounds=1, dealt=6 * 10 * k)
 
-    def times(b, v, n):
-        return b.emit(Fourier(series, 11, k), open_truncated(b, v, shift=4, width=11), b.emit(Open(k), n))
-
-    t.add(f"series {k} times", Fourier, [y, (Shared((2, 3), ring), full(ring))], times, rounds=1, dealt=6 * 20 * k)
-
 
 def _words(t: Collection) -> None:
     counts = lambda bits: (Shared((2, 3), Group(bits)), (0, (1 << bits) - 1))
@@ -286,6 +281,8 @@ def _words(t: Collection) -> None:
 
 def examples() -> list[Example]:
     """All of them."""
+    from examples_lookup import lookups
+
     t = Collection()
     for k in (32, 64):
         for shape, size in (((), 1), ((5,), 5), ((2, 0, 3), 0)):
@@ -297,4 +294,5 @@ def examples() -> list[Example]:
         _tables(t, k)
     _wide(t)
     _words(t)
+    lookups(t)
     return t.found

@@ -7,7 +7,10 @@ from two_parties import TwoParties
 
 from comet_jax.gadgets.bits import at_least, open_truncated
 from comet_jax.ir.program import Builder
-from comet_jax.protocols.opening import HighBits, Lift
+from comet_jax.protocols.difference import Subtract
+from comet_jax.protocols.linear import Rearrange, Table
+from comet_jax.protocols.lookup import Lookup, Select
+from comet_jax.protocols.opening import HighBits, Lift, Open
 from comet_jax.protocols.selection import Gate, ToArithmetic
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.wires import Shared
@@ -102,3 +105,60 @@ def test_comparison_with_thresholds(threshold):
     ]
     run = _worlds(build, values, first, masks.astype(np.uint32), width)
     np.testing.assert_array_equal(run.outputs[0][0].reshape(-1), values >= threshold)
+
+
+def test_look_ups():
+    """At the wire itself, and at windows of it: floor(y / 2^s) mod 2^b or one more, as the mask says."""
+    values, masks = _grid(np.arange(-64, 64), np.arange(1 << K))
+    first = np.random.default_rng(0).integers(0, 1 << K, values.size).astype(np.uint32)
+    square, same = Table(np.arange(1 << K) ** 2), Table(np.arange(1 << 5))
+
+    def build(b, x):
+        w = b.emit(Open(K), x)
+        return [b.emit(Lookup(square, Group(13)), w), b.emit(Lookup(same, Group(5), (3, 0, -2)), w)]
+
+    whole, windows = (o[0] for o in _worlds(build, values, first, masks.astype(np.uint32), K).outputs)
+    np.testing.assert_array_equal(whole, (values % 256) ** 2 % (1 << 13))
+    above = windows[:, 0] - (values >> 3) & 31
+    carried = (values + masks) % 8 < masks % 8
+    np.testing.assert_array_equal(above, carried)
+    np.testing.assert_array_equal(windows[:, 1], values % 32)
+    np.testing.assert_array_equal(windows[:, 2], values * 4 % 32)
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_select(bits):
+    """Every value and every mask, under random words, in the wire's ring and beyond it."""
+    values, masks = _grid(np.arange(-62, 62), np.arange(1 << K))
+    rng = np.random.default_rng(0)
+    first, words = rng.integers(0, 1 << K, values.size).astype(np.uint32), rng.integers(0, 4, (1 << K, 2))
+    cases, weights = (((0, 0),), ((0, 1), (1, 0)), ((1, 1),)), (3, -5, 8)
+
+    def build(b, x):
+        w = open_truncated(b, x, shift=0, width=K)
+        # The words are looked up in a public table at the wire, so that they are opened under masks of their own.
+        parts = [b.emit(Lookup(Table(words[:, i]), Group(2, xor=True), (0,)), w) for i in (0, 1)]
+        word = b.emit(Open(2), b.emit(Rearrange("concatenate", (1,)), *parts))
+        y = b.emit(Rearrange("broadcast", ((values.size, 3), (0,))), w)
+        return [b.emit(Select(cases, weights, bits), word, y)]
+
+    run = _worlds(build, values, first, masks.astype(np.uint32), K)
+    word = words[values % 256]
+    holds = lambda i, bit: word[:, i] >> bit & 1
+    factor = 3 * holds(0, 0) - 5 * holds(0, 1) * holds(1, 0) + 8 * holds(1, 1)
+    np.testing.assert_array_equal(run.outputs[0][0], Group(bits).encode(factor * values))
+
+
+def test_subtract():
+    """A row's number, times four, from each of its elements."""
+    values, first = _grid(np.arange(-128, 128), np.arange(1 << K))
+
+    def build(b, x):
+        w = b.emit(Open(K), x)
+        column = b.emit(Rearrange("reshape", ((values.size, 1),)), w)
+        small = b.emit(Open(6), b.emit(HighBits(2), x))
+        return [b.emit(Lift(K), b.emit(Subtract(2, 7), column, small)), b.emit(Lift(6), small)]
+
+    run = _worlds(build, values, first.astype(np.uint32), first, 0)
+    out, small = run.outputs[0][0][:, 0], run.outputs[1][0].astype(np.int64)
+    np.testing.assert_array_equal(out, (values - 4 * small + 7) % 256)

@@ -4,11 +4,13 @@ A sine or an exponential differs between machines in its last place. A table is 
 middle between two integers that this could round it the other way.
 """
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from comet_jax.gadgets.softmax import LOW, PUBLIC
-from comet_jax.protocols.fourier import TABLE_BITS, _cosine
+from comet_jax.protocols.fourier import LONGEST, TABLE_BITS, WHOLE_TABLE, Series, _cos_sin, _cosine, _fine_tables
 from comet_jax.protocols.linear import Rearrange
 from comet_jax.protocols.opening import HighBits, Lift, Open
 from comet_jax.sharing.groups import Group
@@ -28,6 +30,22 @@ def test_the_cosine_is_the_same_everywhere(period):
     # The angle's own rounding moves a cosine by a few units of the largest one's last place.
     assert np.all(np.abs(np.abs(exact - np.floor(exact)) - 0.5) > PLACES * np.spacing(float(1 << TABLE_BITS)))
     np.testing.assert_array_equal(_cosine(period), np.rint(exact))
+
+
+@pytest.mark.parametrize("period", range(WHOLE_TABLE + 1, LONGEST + 1))
+def test_a_longer_period_is_the_same_everywhere(period):
+    low = period - period // 2
+    angle = 2 * np.pi * np.arange(1 << low) / (1 << period)
+    for found, f in zip(_fine_tables(period, low), (np.cos, np.sin)):
+        exact = f(angle) * (1 << TABLE_BITS)
+        assert np.all(np.abs(np.abs(exact - np.floor(exact)) - 0.5) > PLACES * np.spacing(float(1 << TABLE_BITS)))
+        np.testing.assert_array_equal(found, np.rint(exact))
+    places = np.random.default_rng(period).integers(0, 1 << period, 1000)
+    with jax.enable_x64(True):
+        found = _cos_sin(jnp.asarray(places, jnp.uint32), Series(period, 0, 0, (0, 0, 0), (0, 0, 0)))
+    for got, f in zip(found, (np.cos, np.sin)):
+        exact = f(np.outer([1, 2, 3], places) * (2 * np.pi / (1 << period)))
+        np.testing.assert_allclose(got, exact * (1 << TABLE_BITS), atol=3)
 
 
 def test_the_exponential_is_the_same_everywhere():
