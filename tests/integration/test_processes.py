@@ -34,6 +34,21 @@ def test_five_processes_compute_what_plain_jax_does_and_only_the_client_learns_i
         assert leaves == [None] * 6
 
 
+def test_what_compilers_do_to_floating_point_does_not_matter(fleet):
+    """Parties that compile for speed and for exactness, with and without threads, get the same bits."""
+    keys = {role: {"FIXED_KEYS": role} for role in ("dealer", "party0", "party1", "client", "model")}
+    fast = "--xla_cpu_enable_fast_math=true --xla_cpu_multi_thread_eigen=false"
+    exact = "--xla_cpu_enable_fast_math=false --xla_backend_optimization_level=1"
+    found = []
+    for flags in ({}, {"party0": fast, "party1": exact, "dealer": fast}):
+        env = {role: of | ({"XLA_FLAGS": flags[role]} if role in flags else {}) for role, of in keys.items()}
+        five = fleet("transcendental", env=env)
+        assert five.wait() == dict.fromkeys(five.roles, 0), [five.errors(role) for role in five.roles]
+        found.append(five.result("client"))
+    assert found[0]["softmax"] is not None
+    assert found[1] == found[0]
+
+
 def test_the_kernel_counts_the_bytes_that_explain_says(fleet):
     five = fleet("counted")
     assert five.wait() == dict.fromkeys(five.roles, 0), [five.errors(role) for role in five.roles]
