@@ -10,11 +10,11 @@ from hashlib import sha256
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from comet_jax.errors import CometError
 from comet_jax.frontend.trace import Traced, trace
+from comet_jax.ir.jaxprs import concrete, is_key
 from comet_jax.passes.lower import Input, OwnedInput, SharedInput
 from comet_jax.policy import Policy
 from comet_jax.runtime.secret import Secret, Shares, is_secret
@@ -41,8 +41,8 @@ class Call:
         self._paths = [found[i][0] for i in self._places]
         self.arrays = [self._leaves[i] for i in self._places]
         for x in self.arrays:
-            if jnp.issubdtype(x.dtype, jax.dtypes.extended):
-                raise CometError(f"an argument is of type {x.dtype}: a private function takes no random keys")
+            if is_key(x) and isinstance(x, Secret | jax.ShapeDtypeStruct):
+                raise CometError(f"an argument is {x}: random keys are public here, pass the key itself")
 
     @property
     def key(self) -> Hashable:
@@ -59,7 +59,8 @@ class Call:
             args, kwargs = jax.tree_util.tree_unflatten(self._tree, leaves)
             return self.pure.fn(*args, **kwargs)
 
-        avals = [jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)) for x in self.arrays]
+        typed = lambda x: x.dtype if is_key(x) else jax.dtypes.canonicalize_dtype(x.dtype)
+        avals = [jax.ShapeDtypeStruct(x.shape, typed(x)) for x in self.arrays]
         return trace(flat, avals, self._inputs(), self.policy)
 
     def _inputs(self) -> list[Input]:
@@ -80,7 +81,7 @@ def _input(x: Any, name: str, role: str, policy: Policy) -> Input:
     if isinstance(x, Secret) and isinstance(x.payload, Shares):
         return SharedInput(x.shape, x.dtype, x.payload.ring, x.payload.scale, x.payload.has_centred)
     if not isinstance(x, Secret | jax.ShapeDtypeStruct):
-        return np.asarray(x)
+        return concrete(x)
     owner = x.owner if isinstance(x, Secret) else role
     assert owner is not None
     return OwnedInput("client" if policy.publishes(name) else owner, name, tuple(x.shape), np.dtype(x.dtype))
@@ -94,7 +95,7 @@ def _identity(x: Any) -> Hashable:
     if isinstance(x, jax.ShapeDtypeStruct):
         return x.shape, str(x.dtype), "shape"
     if _is_array(x):
-        array = np.asarray(x)
+        array = np.asarray(jax.random.key_data(x) if is_key(x) else x)
         return array.shape, str(array.dtype), sha256(array.tobytes()).hexdigest()
     try:
         hash(x)

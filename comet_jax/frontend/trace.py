@@ -79,16 +79,16 @@ def _is_library(path: str) -> bool:
 
 
 def _all_nodes(graph: Graph) -> Iterator[Node]:
-    """Every node, those in a loop's body before the loop, which is to blame for less."""
+    """Every node, those in a loop or a branch before the node that they are in, which is to blame for less."""
     for node in graph.nodes:
-        if isinstance(node.params.get("body"), Graph):
-            yield from _all_nodes(node.params["body"])
+        for inner in node.graphs:
+            yield from _all_nodes(inner)
         yield node
 
 
 def _refuse_captured(graph: Graph) -> None:
     for node in _all_nodes(graph):
-        for v in node.inputs:
+        for v in (*node.inputs, *(v for inner in node.graphs for v in inner.outputs)):
             if isinstance(v, Const) and v.value.size > 1 and _is_weight(v):
                 _refuse(v, node)
     for v in graph.outputs:

@@ -1,7 +1,7 @@
 """From a function to a flat graph. The only file that knows how JAX represents programs.
 
 ``flatten`` traces a function, inlines everything that is merely a call (jit, custom derivatives, remat), drops dead
-code and gives plain nodes on values. A scan stays one node whose body is a graph; other control flow stays a node.
+code and gives plain nodes on values. Control flow (scan, while, cond) stays one node with graphs among its parameters.
 """
 
 import os
@@ -69,13 +69,25 @@ class Node:
         if self.reference is not None:
             out = self.reference(*arrays)
             return list(out) if isinstance(out, tuple | list) else [out]
-        if self.op == "scan":
-            return _scan(self.params, arrays)
-        arrays = tuple(jax.numpy.asarray(a, v.dtype) for a, v in zip(arrays, self.inputs))
+        arrays = tuple(a if is_key(a) else jax.numpy.asarray(a, v.dtype) for a, v in zip(arrays, self.inputs))
+        if self.op in _CONTROL:
+            return _CONTROL[self.op](self.params, arrays)
         bound = self.primitive.get_bind_params(self.params)
         functions, params = ((), bound) if isinstance(bound, dict) else bound
         out = self.primitive.bind(*functions, *arrays, **params)
         return list(out) if self.primitive.multiple_results else [out]
+
+    @property
+    def graphs(self) -> tuple["Graph", ...]:
+        """A loop's body and condition, or the branches of a choice."""
+        every = [x for p in self.params.values() for x in (p if isinstance(p, tuple | list) else (p,))]
+        return tuple(x for x in every if isinstance(x, Graph))
+
+    def with_graphs(self, f: Callable[["Graph"], "Graph"]) -> "Node":
+        """This node with ``f`` of each of its graphs."""
+        one = lambda x: f(x) if isinstance(x, Graph) else x
+        params = {k: tuple(map(one, p)) if k == "branches" else one(p) for k, p in self.params.items()}
+        return replace(self, params=params) if self.graphs else self
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +129,8 @@ def flatten(fn: Callable[..., Sequence[Any]], *avals: Any) -> Graph:
     return from_jaxpr(jax.make_jaxpr(fn)(*avals))
 
 
-def from_jaxpr(closed: Any) -> Graph:
-    """The graph of a closed jaxpr."""
+def from_jaxpr(closed: Any, where: str = "", site: str = "") -> Graph:
+    """The graph of a closed jaxpr. ``where``, ``site``: of nodes that do not know theirs."""
     jaxpr, consts = _open(closed)
     env: dict[Any, Value] = {}
     for var, const in zip(jaxpr.constvars, consts, strict=True):
@@ -126,7 +138,7 @@ def from_jaxpr(closed: Any) -> Graph:
     inputs = tuple(_value(v) for v in jaxpr.invars)
     env.update(zip(jaxpr.invars, inputs))
     nodes: list[Node] = []
-    outputs = _inline(jaxpr, env, nodes, "", "")
+    outputs = _inline(jaxpr, env, nodes, where, site)
     return Graph(inputs, tuple(nodes), tuple(outputs)).pruned()
 
 
@@ -144,9 +156,19 @@ def _plain(dtype: Any) -> Any:
     return dtype if isinstance(dtype, np.dtype) else np.dtype(np.uint32) if "key" in str(dtype) else dtype
 
 
+def is_key(x: Any) -> bool:
+    """Whether an array holds typed random keys, which NumPy has no type for."""
+    return jax.numpy.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.extended)
+
+
+def concrete(x: Any) -> Any:
+    """An array as NumPy has it; random keys as they are."""
+    return x if is_key(x) else np.asarray(x)
+
+
 def _const(x: Any) -> Const:
-    array = np.asarray(x)
-    return Const(array.shape, array.dtype, array)
+    array = concrete(x)
+    return Const(array.shape, np.dtype(_plain(array.dtype)), array)
 
 
 def _inline(jaxpr: Any, env: dict[Any, Value], nodes: list[Node], where: str, site: str) -> list[Value]:
@@ -167,14 +189,26 @@ def _inline(jaxpr: Any, env: dict[Any, Value], nodes: list[Node], where: str, si
             scope.update(zip(inner.invars, inputs[len(inputs) - len(inner.invars) :], strict=True))
             env.update(zip(eqn.outvars, _inline(inner, scope, nodes, line, path)))
             continue
-        params = dict(eqn.params)
-        if name == "scan":
-            params |= _scan_counts(params) | {"body": from_jaxpr(params["jaxpr"])}
+        graph = lambda closed, line=line, path=path: from_jaxpr(closed, line, path)
+        params = _with_graphs(name, dict(eqn.params), graph)
         outputs = tuple(_value(v) for v in eqn.outvars)
         effects = _has_effects(eqn)
         nodes.append(Node(name, params, tuple(inputs), outputs, eqn.primitive, line, path, None, effects))
         env.update(zip(eqn.outvars, outputs))
     return [read(a) for a in jaxpr.outvars]
+
+
+def _with_graphs(name: str, params: dict[str, Any], graph: Callable[[Any], Graph]) -> dict[str, Any]:
+    """The parameters of control flow with graphs for jaxprs; of anything else as they are."""
+    if name == "scan":
+        return params | _scan_counts(params) | {"body": graph(params["jaxpr"])}
+    if name == "while":
+        return params | {"body": graph(params["body_jaxpr"]), "test": graph(params["cond_jaxpr"])}
+    if name == "reduce":
+        return params | {"body": graph(params["jaxpr"])}
+    if name == "cond":
+        return params | {"branches": tuple(map(graph, params["branches"]))}
+    return params
 
 
 def _has_effects(eqn: Any) -> bool:
@@ -214,11 +248,32 @@ def _scan(params: dict[str, Any], arrays: Sequence[Any]) -> list[Any]:
     fixed, init, xs = arrays[:consts], arrays[consts : consts + carries], arrays[consts + carries :]
 
     def step(carry, x):
-        out = params["body"].evaluate(*fixed, *carry, *x)
+        out = _typed(params["body"], [*fixed, *carry, *x])
         return out[:carries], out[carries:]
 
     carry, ys = lax.scan(step, list(init), list(xs), params["length"], params["reverse"])
     return [*carry, *ys]
+
+
+def _while(params: dict[str, Any], arrays: Sequence[Any]) -> list[Any]:
+    tested, fixed = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+    test = lambda carry: params["test"].evaluate(*arrays[:tested], *carry)[0]
+    step = lambda carry: _typed(params["body"], [*arrays[tested:fixed], *carry])
+    return lax.while_loop(test, step, list(arrays[fixed:]))
+
+
+def _cond(params: dict[str, Any], arrays: Sequence[Any]) -> list[Any]:
+    index, *operands = arrays
+    return lax.switch(index, [lambda *xs, g=g: _typed(g, xs) for g in params["branches"]], *operands)
+
+
+def _typed(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
+    """The outputs of ``graph`` in their own types: constants among them are NumPy's."""
+    out = zip(graph.outputs, graph.evaluate(*arrays), strict=True)
+    return [x if is_key(x) else jax.numpy.asarray(x, v.dtype) for v, x in out]
+
+
+_CONTROL = {"scan": _scan, "while": _while, "cond": _cond}
 
 
 def _lines(graph: Graph, indent: str = ""):
@@ -226,7 +281,8 @@ def _lines(graph: Graph, indent: str = ""):
 
     def name(v: Value) -> str:
         if isinstance(v, Const):
-            return f"{v.value.item():g}" if v.value.size == 1 and v.dtype.kind != "b" else f"const{v.shape}"
+            number = v.value.size == 1 and v.dtype.kind != "b" and not is_key(v.value)
+            return f"{v.value.item():g}" if number else f"const{v.shape}"
         return names.setdefault(v, f"v{len(names)}")
 
     typed = lambda v: f"{name(v)}:{v.dtype}{list(v.shape)}"
@@ -234,6 +290,6 @@ def _lines(graph: Graph, indent: str = ""):
     for node in graph.nodes:
         outputs = ", ".join(map(typed, node.outputs))
         yield f"{indent}  {outputs} = {node.op} {' '.join(map(name, node.inputs))}"
-        if isinstance(node.params.get("body"), Graph):
-            yield from _lines(node.params["body"], indent + "    ")
+        for inner in node.graphs:
+            yield from _lines(inner, indent + "    ")
     yield f"{indent}  return {', '.join(map(name, graph.outputs))}"

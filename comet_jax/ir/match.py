@@ -47,14 +47,9 @@ class _Match:
 
 
 def fuse(graph: Graph, patterns: Sequence[Pattern]) -> Graph:
-    """``graph`` with every match replaced by a fused node, larger patterns first, in scan bodies too."""
-    nodes = []
-    for node in graph.nodes:
-        body = node.params.get("body")
-        if isinstance(body, Graph):
-            node = replace(node, params={**node.params, "body": fuse(body, patterns)})
-        nodes.append(node)
-    graph = without_repeats(replace(graph, nodes=tuple(nodes)))
+    """``graph`` with every match replaced by a fused node, larger patterns first, in loops and branches too."""
+    nodes = tuple(node.with_graphs(lambda inner: fuse(inner, patterns)) for node in graph.nodes)
+    graph = without_repeats(replace(graph, nodes=nodes))
     traced: dict[tuple, Graph | None] = {}
     for pattern in sorted(patterns, key=lambda p: -_size(p)):
         graph = _fuse_one(graph, pattern, traced)

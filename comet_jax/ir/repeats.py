@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from comet_jax.ir.jaxprs import Const, Graph, Node, Value
+from comet_jax.ir.jaxprs import Const, Graph, Node, Value, is_key
 
 
 def without_repeats(graph: Graph) -> Graph:
@@ -23,7 +23,7 @@ def without_repeats(graph: Graph) -> Graph:
 
 
 def _identity(v: Value):
-    return (v.shape, str(v.dtype), v.value.tobytes()) if isinstance(v, Const) else v
+    return (v.shape, str(v.dtype), v.value.tobytes()) if isinstance(v, Const) and not is_key(v.value) else v
 
 
 def _equal(a: dict, b: dict) -> bool:

@@ -31,7 +31,7 @@ from typing import Any
 import jax
 
 from comet_jax.errors import CometError
-from comet_jax.ir.jaxprs import Graph, flatten, from_jaxpr
+from comet_jax.ir.jaxprs import Graph, flatten
 from comet_jax.ir.program import Op, Program, Scan, Var
 from comet_jax.passes.hiding import Word, follow
 from comet_jax.protocols.opening import Open
@@ -217,8 +217,8 @@ def _trace(place: str, fn: Callable[[dict], dict], leaves: Mapping[str, tuple], 
 def _check_operations(place: str, graph: Graph) -> None:
     for node in graph.nodes:
         _require(place, node.op in LOCAL and not node.effects, f"`{node.op}` is not known to be local")
-        for branch in node.params.get("branches", ()):
-            _check_operations(place, from_jaxpr(branch))
+        for inner in node.graphs:
+            _check_operations(place, inner)
 
 
 def _deal(place: str, protocol, inputs, outputs, masks: dict[str, Item], dealt: dict[str, Item]) -> _Traced:

@@ -12,14 +12,16 @@ from typing import Literal
 import numpy as np
 
 import comet_jax.rules.arithmetic
+import comet_jax.rules.branches
 import comet_jax.rules.comparison
 import comet_jax.rules.contraction
-import comet_jax.rules.control
 import comet_jax.rules.elementwise
 import comet_jax.rules.fused
+import comet_jax.rules.loops
+import comet_jax.rules.reductions
 import comet_jax.rules.structure  # noqa: F401  (importing a rules module registers its rules)
 from comet_jax.errors import CometError, UnsupportedOperationError
-from comet_jax.ir.jaxprs import Const, Graph, Node, Value
+from comet_jax.ir.jaxprs import Const, Graph, Node, Value, concrete
 from comet_jax.ir.program import Program
 from comet_jax.passes import leaks
 from comet_jax.passes.narrow import narrow
@@ -29,7 +31,7 @@ from comet_jax.protocols.opening import Reveal
 from comet_jax.rules.registry import ELEMENTWISE, RULES
 from comet_jax.rules.scope import Encoding, Scope
 from comet_jax.rules.structure import align, follow
-from comet_jax.rules.terms import Env, Joint, Known, Owned, Scaled, Term
+from comet_jax.rules.terms import PUBLIC, Env, Joint, Known, Owned, Scaled, Term, VaryingError, deepest, owner_of
 from comet_jax.sharing.wires import Shared
 
 
@@ -106,7 +108,7 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     for i, (value, given) in enumerate(zip(graph.inputs, inputs, strict=True)):
         if isinstance(given, OwnedInput):
             at, dtype = lambda env, i=i: env.input(i), np.dtype(value.dtype)
-            terms.append(Owned(given.owner, value.shape, dtype, at, given.name, range=s.calibrated(value)))
+            terms.append(Owned(given.owner, value.shape, dtype, at, given.name, range=s.calibrated(value), depth=0))
         elif isinstance(given, SharedInput):
             if given.ring != policy.ring:
                 raise CometError(
@@ -114,7 +116,7 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
                 )
             terms.append(_shared(s, i, given, taken, s.calibrated(value)))
         else:
-            terms.append(Known(np.asarray(given)))
+            terms.append(Known(concrete(given)))
     outputs = lower_nodes(s, graph, dict(zip(graph.inputs, terms)))
     results, wires = [], []
     for value, term in zip(graph.outputs, outputs):
@@ -149,14 +151,15 @@ def _shared(
 
 def lower_nodes(s: Scope, graph: Graph, env: dict[Value, Term]) -> list[Term]:
     """The terms of the graph's outputs, given those of its inputs."""
-    s.consumers = {}
+    consumers: dict[Value, list[Node]] = {}
     for node in graph.nodes:
         for v in node.inputs:
-            s.consumers.setdefault(v, []).append(node)
+            consumers.setdefault(v, []).append(node)
     # The graph's own outputs are consumers of their values, of an unknown kind.
     for node_output in graph.outputs:
-        s.consumers.setdefault(node_output, []).append(_END)
-    read = lambda v: Known(np.asarray(v.value)) if isinstance(v, Const) else env[v]
+        consumers.setdefault(node_output, []).append(_END)
+    s.consumers.update(consumers)  # beside those of the graphs around it, of a branch or a step
+    read = lambda v: Known(concrete(v.value)) if isinstance(v, Const) else env[v]
     for node in graph.nodes:
         terms = [read(v) for v in node.inputs]
         with s.b.site(node.site or node.where, node.op):
@@ -170,10 +173,12 @@ _END = Node(op="return", params={}, inputs=(), outputs=(), primitive=None, where
 
 def _lower_node(s: Scope, node: Node, terms: list[Term]) -> Sequence[Term]:
     if all(isinstance(t, Known) for t in terms):
-        return [Known(np.asarray(x)) for x in node.evaluate(*(t.value for t in terms))]  # type: ignore[union-attr]
+        return [Known(concrete(x)) for x in node.evaluate(*(t.value for t in terms))]  # type: ignore[union-attr]
     owners = {t.owner for t in terms if isinstance(t, Owned)}
-    if len(owners) == 1 and not any(isinstance(t, Joint) for t in terms):
-        return _owned(s, node, terms, owners.pop())
+    if len(owners - {PUBLIC}) <= 1 and not any(isinstance(t, Joint) for t in terms):
+        return _owned(s, node, terms, owner_of(terms))
+    if PUBLIC in owners and not node.graphs:
+        raise VaryingError(f"`{node.op}` takes a public value that differs from step to step of a loop. {_place(node)}")
     if node.op not in RULES:
         raise UnsupportedOperationError(
             f"`{node.op}` has no private rule. {_place(node)}Nothing was run. Rewrite it with supported operations, "
@@ -189,18 +194,19 @@ def _lower_node(s: Scope, node: Node, terms: list[Term]) -> Sequence[Term]:
 
 def _owned(s: Scope, node: Node, terms: list[Term], owner: str) -> list[Term]:
     def run(env: Env):
-        key = (id(node), "outputs")
-        if key not in env.cache:
+        # By this lowering of the node: the steps of a loop that is written out share their nodes.
+        if run not in env.cache:
             arrays = [t.value if isinstance(t, Known) else t.at(env) for t in terms]  # type: ignore[union-attr]
-            env.cache[key] = (node, node.evaluate(*arrays))
-        return env.cache[key][1]
+            env.cache[run] = node.evaluate(*arrays)
+        return env.cache[run]
 
-    names = [t.name for t in terms if isinstance(t, Owned)]
+    names = [t.name for t in terms if isinstance(t, Owned) and t.owner == owner]
     out: list[Term] = []
     for i, v in enumerate(node.outputs):
         vector = follow(terms[0], node) if isinstance(terms[0], Owned) and len(terms) == 1 else None
         compute = lambda env, i=i: run(env)[i]
-        out.append(Owned(owner, tuple(v.shape), np.dtype(v.dtype), compute, names[0], vector, s.calibrated(v)))
+        found, depth = s.calibrated(v), deepest(terms)
+        out.append(Owned(owner, tuple(v.shape), np.dtype(v.dtype), compute, names[0], vector, found, depth))
     return out
 
 

@@ -1,6 +1,7 @@
 """Element-wise arithmetic. Constants cost nothing: they change a wire's scale, which is any real number."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -168,7 +169,7 @@ def divide(s: Scope, node, x: Term, y: Term):
         inverse = y.map(lambda a: 1.0 / a, y.shape, dtype=np.float64)
         if y.vector is not None:
             vector = y.vector.map(lambda a: 1.0 / a, y.vector.shape, dtype=np.float64)
-            inverse = Owned(y.owner, y.shape, np.dtype(np.float64), inverse.compute, y.name, vector)
+            inverse = replace(inverse, vector=vector)
         return multiply(s, node, x, inverse)
     from comet_jax.rules.fused import reciprocal
 

@@ -35,7 +35,9 @@ def _boolean(s: Scope, shape, flag) -> Joint:
     return s.result(shape, make, flag=flag)
 
 
-def _nonnegative(s: Scope, d: Joint) -> Joint:
+def nonnegative(s: Scope, d: Joint) -> Joint:
+    """Whether each element is at least zero."""
+
     def flag():
         w, _, _ = _opened(s, d)
         z = at_least(s.b, w, (0,))
@@ -48,7 +50,7 @@ def _nonnegative(s: Scope, d: Joint) -> Joint:
 def compare(s: Scope, node, x: Term, y: Term):
     """>= and <= as such; > is the opposite of <=, so that ties fall on the right side."""
     at_most = node.op in ("le", "gt")
-    reached = _nonnegative(s, _difference(s, node, *((y, x) if at_most else (x, y))))
+    reached = nonnegative(s, _difference(s, node, *((y, x) if at_most else (x, y))))
     return reached if node.op in ("ge", "le") else invert(s, node, reached)
 
 

@@ -1,5 +1,7 @@
 """Matrix products and look-ups."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from comet_jax.protocols.bilinear import Bilinear
@@ -71,7 +73,7 @@ def _fold(x: Joint, w: Owned, axis: int):
         return np.moveaxis(np.moveaxis(weights, axis, -1) * gain, -1, axis)
 
     folded = affine.gain.map(scaled, w.shape, w, dtype=np.float64)
-    folded = Owned(w.owner, w.shape, np.dtype(np.float64), folded.compute, w.name)
+    folded = replace(folded, name=w.name)
     bias = None
     if affine.shift is not None:
         out = tuple(n for i, n in enumerate(w.shape) if i != axis)

@@ -12,7 +12,9 @@ from comet_jax.ir.program import Builder, Var
 from comet_jax.policy import Numbers, Range
 from comet_jax.protocols.linear import Combine, Rearrange, Scale, Table
 from comet_jax.protocols.opening import Open
-from comet_jax.rules.terms import Env, Joint, Known, Owned, Scaled, Term
+from comet_jax.protocols.public import Constant
+from comet_jax.protocols.selection import Parity
+from comet_jax.rules.terms import PUBLIC, Env, Joint, Known, Owned, Scaled, Term, VaryingError
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.wires import Opened, Shared
 
@@ -24,24 +26,46 @@ class Encoding:
     A ``static`` input is a weight, opened once under a mask; others are only shared.
     """
 
-    owner: str
-    name: str
+    source: Owned
     static: bool
     scale: float
     group: Group
-    shape: tuple[int, ...]
-    compute: Callable[[Env], np.ndarray]
+
+    @property
+    def owner(self) -> str:
+        """Whose value it is."""
+        return self.source.owner
+
+    @property
+    def name(self) -> str:
+        """Its path, for messages."""
+        return self.source.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.source.shape
+
+    def compute(self, env: Env) -> np.ndarray:
+        """The value, in its owner's environment."""
+        return self.source.at(env)
 
 
 @dataclass(eq=False)
 class Scope:
-    """One level of a program under construction: the outermost, or the body of a scan."""
+    """One level of a program under construction: the outermost, or the body of a scan in ``outer``."""
 
     numbers: Numbers
     b: Builder = field(default_factory=Builder)
     encodings: dict[tuple, tuple[Var, Encoding]] = field(default_factory=dict)
     consumers: dict[Value, list[Node]] = field(default_factory=dict)
     ranges: dict[Value, Range] = field(default_factory=dict)
+    outer: "Scope | None" = None
+
+    @property
+    def depth(self) -> int:
+        """How many loops this level is in."""
+        return 0 if self.outer is None else self.outer.depth + 1
 
     @property
     def ring(self) -> Group:
@@ -83,11 +107,12 @@ class Scope:
 
     def encode(self, owned: Owned, scale: float, *, static: bool = False) -> Var:
         """A program input that holds ``owned`` at ``scale``."""
+        if owned.owner == PUBLIC:
+            raise VaryingError("a public value that differs from step to step of a loop meets a secret")
         key = (id(owned), scale, static)
         if key not in self.encodings:
             wire = Opened(owned.shape, self.ring, static=True) if static else Shared(owned.shape, self.ring)
-            encoding = Encoding(owned.owner, owned.name, static, scale, self.ring, owned.shape, owned.at)
-            self.encodings[key] = (self.b.input(wire), encoding)
+            self.encodings[key] = (self.b.input(wire), Encoding(owned, static, scale, self.ring))
         return self.encodings[key][0]
 
     def joint(self, term: Term) -> Joint:
@@ -95,8 +120,9 @@ class Scope:
         if isinstance(term, Joint):
             return term
         if isinstance(term, Known):
-            # A public value among secrets: the shares (value, 0), written as zero times itself plus a constant.
-            raise TypeError("a public value has no shares: rules treat it as a constant")
+            return self._constant(term)
+        if term.dtype.kind == "b":
+            return self.boolean(term.shape, lambda: Scaled(self.encode(term, 1.0), 1.0))
         integer = term.dtype.kind in "iub"
         scale = 1.0 if integer else self.scale_of(term)
         factor = 1.0 if integer else 2.0**self.numbers.operand
@@ -107,6 +133,34 @@ class Scope:
 
         centred = None if integer else lambda: Scaled(self.encode(centre(term), scale), scale)
         return Joint(term.shape, lambda: Scaled(self.encode(term, scale), scale), operand, centred, range=term.range)
+
+    def _constant(self, known: Known) -> Joint:
+        """A public value as shares. Rules that can take it as it is do better."""
+        value = np.asarray(known.value)
+        integer, largest = value.dtype.kind in "iub", float(np.abs(value.astype(np.float64)).max(initial=0.0))
+        limit = 2.0 ** (self.numbers.ring - 2)
+        if not np.isfinite(largest) or (integer and largest > limit):
+            raise ValueError("a public value among secrets is no number in fixed point")
+        scale = 1.0 if integer else min(self.raw_scale, limit / max(largest, 1.0))
+
+        def at(v: np.ndarray) -> Scaled:
+            return Scaled(self.constant(v, scale), scale)
+
+        if value.dtype.kind == "b":
+            return self.boolean(value.shape, lambda: at(value))
+        centred = lambda: at(value - value.mean(-1, keepdims=True))
+        has_mean = value.ndim > 0 and value.size > 0 and not integer
+        return self.result(value.shape, lambda: at(value), make_centred=centred if has_mean else None)
+
+    def constant(self, value: np.ndarray, scale: float) -> Var:
+        """Shares of public numbers."""
+        integers = np.rint(np.asarray(value, np.float64) * scale).astype(np.int64)
+        return self.b.emit(Constant(Table(integers), self.numbers.ring))
+
+    def boolean(self, shape: tuple[int, ...], make_raw: Callable[[], Scaled]) -> Joint:
+        """A boolean from shares of zero or one: its flag is the low bit, opened."""
+        flag = lambda: self.b.emit(Open(1), self.b.emit(Parity(), make_raw().var))
+        return self.result(shape, make_raw, flag=flag)
 
     def result(self, shape: tuple[int, ...], make_raw: Callable[[], Scaled], **extra) -> Joint:
         """A joint value whose operand form is its raw form, truncated if it must be, and opened."""

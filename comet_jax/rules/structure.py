@@ -1,6 +1,7 @@
 """Moving elements around: free, and an opened wire stays opened."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -183,7 +184,7 @@ def align(s: Scope, term: Term, shape: tuple[int, ...]) -> Term:
         if vector is not None and vector.shape != tuple(shape[-1:]):
             vector = None
         spread = lambda env: np.broadcast_to(np.asarray(term.at(env)), shape)
-        return Owned(term.owner, tuple(shape), term.dtype, spread, term.name, vector)
+        return replace(term, shape=tuple(shape), compute=spread, vector=vector)
     last = bool(term.shape) and term.shape[-1] == shape[-1]
     if len(term.shape) == len(shape):
         # Axes of one element are dropped first: a broadcast maps an axis to one of its own size.

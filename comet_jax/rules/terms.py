@@ -9,16 +9,24 @@ without its mean (what a layer norm wants: linear layers give it for nothing, wi
 factor of products.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from comet_jax.errors import UnsupportedOperationError
 from comet_jax.ir.program import Var
 from comet_jax.policy import Range
 from comet_jax.sharing.packing import Where
+
+# The owner of a public value that differs from step to step of a loop: everybody can compute it.
+PUBLIC = "public"
+
+
+class VaryingError(UnsupportedOperationError):
+    """A step of a loop needs a public value that differs from step to step, so the steps are not alike."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +61,8 @@ class Owned:
     """A value that one owner can compute: ``compute(env)`` in the owner's environment.
 
     ``vector``: set where the array is this vector repeated along every axis but the last. ``name``: for messages.
-    ``range``: of its elements, where calibration has found it.
+    ``range``: of its elements, where calibration has found it. ``depth``: of the innermost loop in whose steps it
+    differs, 0 for none; None where that is not known.
     """
 
     owner: str
@@ -63,6 +72,7 @@ class Owned:
     name: str = ""
     vector: "Owned | None" = None
     range: Range | None = None
+    depth: int | None = None
 
     def at(self, env: Env):
         """The value, computed once in an environment."""
@@ -77,7 +87,8 @@ class Owned:
             arrays = [o.value if isinstance(o, Known) else o.at(env) for o in (self, *others)]
             return f(*(np.asarray(a, np.float64 if np.asarray(a).dtype.kind == "f" else None) for a in arrays))
 
-        return Owned(self.owner, shape, np.dtype(dtype or self.dtype), compute, self.name)
+        every = (self, *others)
+        return Owned(owner_of(every), shape, np.dtype(dtype or self.dtype), compute, self.name, depth=deepest(every))
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,17 @@ class Joint:
 
 
 Term = Known | Owned | Joint
+
+
+def owner_of(terms: Iterable[Term]) -> str:
+    """The owner of what is computed from the terms of one owner and public ones."""
+    return next((t.owner for t in terms if isinstance(t, Owned) and t.owner != PUBLIC), PUBLIC)
+
+
+def deepest(terms: Iterable[Term]) -> int | None:
+    """The depth of what is computed from ``terms``."""
+    depths = [t.depth for t in terms if isinstance(t, Owned)]
+    return None if None in depths else max(depths, default=0)  # type: ignore[type-var]
 
 
 def centring(f: Callable[..., Scaled], *xs: Joint) -> Callable[[], Scaled] | None:

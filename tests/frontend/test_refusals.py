@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
 import comet_jax as cj
 
@@ -37,6 +38,11 @@ def test_captured_weights():
     assert "`mul`" in told
     assert line_of("# captured") in told
     assert "Pass it as an argument" in told
+
+
+def test_captured_weights_of_a_branch():
+    branch = lambda x: jax.lax.cond(x[0] > 0, lambda x: x, lambda x: jnp.asarray(WEIGHTS), x)
+    assert "float32[4], used by `cond`" in refused(branch, cj.CapturedWeightsError)
 
 
 def test_captured_weights_of_a_loop_and_as_a_result():
@@ -93,13 +99,14 @@ def test_callbacks():
     assert "`pure_callback`" in told
     assert line_of("# calls back") in told
     # Hidden in a branch, in a loop, and behind values that one owner knows.
-    assert "`cond`" in refused(lambda x: jax.lax.cond(True, calls, lambda x: x, x))
+    assert line_of("# calls back") in refused(lambda x: jax.lax.cond(x[0] > 0, calls, lambda x: x, x))
+    assert "`pure_callback`" in refused(lambda x: jax.lax.while_loop(lambda x: x[0] > 0, calls, x))
     assert "`pure_callback`" in refused(lambda x: jax.lax.scan(lambda c, _: (calls(c), None), x, None, length=2)[0])
 
 
 def test_an_operation_without_a_rule():
-    told = refused(lambda x: jnp.sin(x), cj.UnsupportedOperationError, cj.seal(X))  # no rule for it
-    assert "`sin`" in told
+    told = refused(lambda x: jax.lax.lgamma(x), cj.UnsupportedOperationError, cj.seal(X))  # no rule for it
+    assert "`lgamma`" in told
     assert line_of("# no rule for it") in told
     assert "Nothing was run" in told
 
@@ -107,21 +114,31 @@ def test_an_operation_without_a_rule():
 @pytest.mark.parametrize(
     ("fn", "says"),
     [
-        (lambda x: jnp.sort(x), "`sort` has no private rule"),
-        (lambda x: x.reshape(2, 2).max(), "over one axis at a time"),
-        (lambda x: x.reshape(2, 2).min(), "over one axis at a time"),
+        (lambda x: jax.lax.cumlogsumexp(x), "`cumlogsumexp` has no private rule"),
+        (lambda x: jnp.lexsort((x, -x)), "sort by several keys"),
+        (lambda x: jnp.sort(jnp.where(jnp.arange(4) > 1, x, -jnp.inf)), "no place among sorted numbers"),
+        (lambda x: jax.lax.top_k(jnp.where(jnp.arange(4) > 1, x, -jnp.inf), 3), "have minus infinity among them"),
+        (
+            lambda x: jnp.where(jnp.arange(4) > 1, x, -jnp.inf).reshape(2, 2).max(1),
+            "largest of nothing but minus infinity",
+        ),
+        (lambda x: jax.lax.reduce(x[:0], -jnp.inf, jax.lax.max, (0,)), "of no elements"),
+        (lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (2,), (1,), ((2, 2),)), "padding alone"),
+        (lambda x: jax.lax.reduce_window(x, 1.0, lambda a, b: a - b, (2,), (1,), "VALID"), "use lax.add, lax.max"),
+        (lambda x: jnp.arange(4) & (x.argmax() + jnp.arange(4)), "secret integers is not supported"),
+        (lambda x: (x.argmax() * 1000) // 3, "each multiple of the divisor"),
+        (lambda x: 7 // (x.argmax() + 1), "by one public integer"),
+        (lambda x: x.at[x.argmax()].set(0.0), "an update at secret places"),
+        (lambda x: x > jnp.nan, "NaN"),
         (lambda x: x.astype(jnp.int32), "rounding a secret"),
-        (lambda x: jnp.pad(x, 1, constant_values=2.0), "padded with zeros"),
         (lambda x: jnp.where(x > 0, x, -jnp.inf), "no number in fixed point|not finite|minus infinity"),
         (lambda x: x * jnp.inf, "not finite"),
         (lambda x: x / 0.0, "not finite"),
         (lambda x: x + jnp.nan, "NaN"),
-        (lambda x: jax.nn.softmax(jnp.where(jnp.zeros(4, bool), x, -jnp.inf)), "every score is masked"),
+        (lambda x: jax.nn.softmax(jnp.where(jnp.arange(4) > 1, x, -jnp.inf).reshape(2, 2)), "every score is masked"),
         (lambda x: jnp.where(jnp.ones(4, bool).at[0].set(False), x, -1e9) * 2.0 + 1.0, "softmax"),
-        (lambda x: x[x.argmax()], "slicing at a secret place|indices that one owner knows"),
-        (lambda x: jax.lax.scan(lambda c, y: (c + y, c), x[0], x)[0], "scan over secrets"),
-        (lambda x: jnp.concatenate([x, jnp.ones(2)]), "joining public and secret"),
-        (lambda x: x[np.array([4])], "outside a table of 4 rows"),
+        (lambda x: jnp.concatenate([x, jnp.array([jnp.nan, 1.0])]), "no number in fixed point|NaN"),
+        (lambda x: x[np.array([4])], "outside a table of shape"),
     ],
 )
 def test_rules_refuse_what_they_cannot_do(fn, says):
@@ -130,10 +147,59 @@ def test_rules_refuse_what_they_cannot_do(fn, says):
     assert str(HERE) in told
 
 
-def test_random_keys():
-    key = jax.random.key(0)
-    told = refused(lambda x, k: x + jax.random.normal(k, x.shape), cj.CometError, cj.seal(X), key)
-    assert "random keys" in told
+def test_a_loop_that_stops_by_a_secret():
+    def halves(x):
+        return jax.lax.while_loop(lambda v: v[0] > 1, lambda v: v / 2, x)  # stops by a secret
+
+    told = refused(halves, cj.UnsupportedOperationError, cj.seal(X))
+    assert "`while`" in told
+    assert line_of("# stops by a secret") in told
+    assert "fixed number of steps" in told
+    assert "jnp.where" in told
+    # Hidden in a loop that is fine, and in a call.
+    inner = lambda x: jax.lax.scan(lambda c, _: (jax.jit(halves)(c), None), x, None, length=2)[0]
+    told = refused(inner, cj.UnsupportedOperationError, cj.seal(X))
+    assert "`while`" in told
+    assert line_of("# stops by a secret") in told
+
+
+def test_a_long_loop_whose_counter_meets_a_secret():
+    def counts(x):
+        return jax.lax.fori_loop(0, 100, lambda i, c: c * i, x)  # counts
+
+    told = refused(counts, cj.UnsupportedOperationError, cj.seal(X))
+    assert "`mul`" in told
+    assert line_of("# counts") in told
+    assert "100 steps" in told
+    assert "instead of indexing" in told
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: jax.lax.custom_linear_solve(lambda y: 2 * y, x, lambda _, y: y / 2),
+        lambda x: jnp.linalg.inv(x.reshape(2, 2)),
+        lambda x: jax.lax.reduce(x, 0.0, lambda a, b: a * b + a, (0,)),
+        lambda x: jax.shard_map(lambda x: x, mesh=jax.make_mesh((1,), ("a",)), in_specs=P(), out_specs=P())(x),
+    ],
+    ids=["solve", "inverse", "reduction", "shard_map"],
+)
+def test_what_has_no_rule_is_named_with_its_line(fn):
+    told = refused(fn, cj.UnsupportedOperationError, cj.seal(X))
+    assert re.search(r"`\w+` (has no private rule|cannot be made private)", told), told
+    assert f"{HERE}:" in told
+
+
+def test_random_keys_are_public():
+    noisy = lambda x, k: x + jax.random.normal(k, x.shape)
+    key = jax.random.key(3)
+    with cj.Session.simulated():
+        x = np.float32([1, 2, 3, 4])
+        found = cj.reveal(cj.private(noisy)(cj.share(x, owner="client"), key))
+        np.testing.assert_allclose(found, noisy(x, key), rtol=1e-6)
+    assert cj.private(noisy).call((X, key), {}).key != cj.private(noisy).call((X, jax.random.key(4)), {}).key
+    told = refused(noisy, cj.CometError, cj.seal(X), jax.ShapeDtypeStruct(key.shape, key.dtype))
+    assert "random keys are public" in told
 
 
 class Wrapped(nnx.Module):

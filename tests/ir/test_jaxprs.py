@@ -27,8 +27,10 @@ FUNCTIONS = {
     "scan": lambda x: jax.lax.scan(lambda c, y: (jax.jit(jnp.tanh)(c) + y, c * y), x, jnp.stack([x, -x]))[0],
     "scan in reverse": lambda x: jax.lax.scan(lambda c, y: (c * 2 + y, c), x, jnp.stack([x, -x]), reverse=True)[1],
     "cond": lambda x: jax.lax.cond(x[0] > 0, jnp.sin, lambda x: -x, x),
+    "switch": lambda x: jax.lax.switch(x.argmax(), [jnp.sin, jax.jit(jnp.cos), lambda x: x], x),
     "while": lambda x: jax.lax.while_loop(lambda v: v.sum() < 9, lambda v: v * v + 1, x),
 }
+GRAPHS = {"scan": 1, "cond": 2, "while": 2, "switch": 3}
 CALLS = {"jit", "pjit", "closed_call", "remat", "checkpoint", "custom_jvp_call", "custom_vjp_call"}
 
 
@@ -44,9 +46,26 @@ def test_a_graph_computes_what_the_function_does_and_has_no_calls(name):
     for got, wanted in zip(graph.evaluate(x), jax.tree.leaves(fn(x)), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-6)
     assert not CALLS & set(ops(graph))
-    bodies = [n.params["body"] for n in graph.nodes if n.op == "scan"]
-    assert all(isinstance(b, Graph) and not CALLS & set(ops(b)) for b in bodies)
-    assert len(bodies) == ("scan" in name)
+    inner = [g for n in graph.nodes for g in n.graphs]
+    assert not any(CALLS & set(ops(g)) for g in inner)
+    assert len(inner) == next((n for control, n in GRAPHS.items() if control in name), 0)
+
+
+def test_random_keys_are_values_of_a_graph():
+    """Made inside or captured; dead ones, of an inactive dropout, are dropped."""
+    captured = jax.random.key(1)
+
+    def fn(x):
+        jax.random.split(jax.random.key(0))
+        keys = jax.random.split(captured)
+        noise = jax.lax.map(lambda k: jax.random.normal(k, x.shape), keys)
+        return [x + noise[0] + jax.random.uniform(jax.random.PRNGKey(2), x.shape)]
+
+    x = np.float32([1, 2, 3])
+    graph = flatten(fn, X)
+    np.testing.assert_allclose(graph.evaluate(x)[0], fn(x)[0], rtol=1e-6)
+    assert ops(graph).count("random_seed") == 1
+    assert str(graph) == str(flatten(fn, X))
 
 
 def test_dead_code_is_dropped_and_effects_are_kept():

@@ -14,9 +14,9 @@ def stack(p, x):
 
 def test_a_scan_counts_at_each_step():
     lowered = lambda n: cj.private(stack).trace(jax.ShapeDtypeStruct((n, 4, 4), jnp.float32), X).lower()
-    one, two, three = (lowered(n).proof for n in (1, 2, 3))
-    assert three.openings - two.openings == two.openings - one.openings > 0
-    assert (one.weights, one.outputs) == (1, 1)
+    two, three, four = (lowered(n).proof for n in (2, 3, 4))
+    assert four.openings - three.openings == three.openings - two.openings > 0
+    assert (two.weights, two.outputs) == (1, 1)
 
 
 def test_explain_says_what_was_checked():

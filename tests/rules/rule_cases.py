@@ -5,10 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from cases import Case, real
+from cases_control import CONTROL
 from cases_elementwise import ELEMENTWISE
 from jax import lax
 
 FLOOR = float(np.finfo(np.float32).min)
+
 
 X, Y = real(3, 5), real(3, 5, seed=1)
 # Each factor of a product is off by less than a step, times the other factor.
@@ -213,5 +215,6 @@ GROUPS = {
     "inverses": INVERSES,
     "softmax": SOFTMAX,
     "loops": LOOPS,
+    **CONTROL,
     **ELEMENTWISE,
 }
