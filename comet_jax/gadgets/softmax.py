@@ -22,7 +22,7 @@ from comet_jax.ir.program import Builder, Var
 from comet_jax.protocols.bilinear import Product
 from comet_jax.protocols.difference import Subtract
 from comet_jax.protocols.linear import Combine, Scale, Sum, Table
-from comet_jax.protocols.lookup import Lookup
+from comet_jax.protocols.lookup import non_zero
 from comet_jax.protocols.opening import HighBits, Lift, Open
 from comet_jax.protocols.softmax import LEVELS, ExpTable, LevelCounts
 from comet_jax.sharing.groups import Group
@@ -54,8 +54,7 @@ def softmax(b: Builder, s: Var, *, scale: float, where: Where | None, ring: int,
     half = Table(np.array(LEVELS // 2 << LOW + shift, np.int64))
     scores = b.emit(Open(LOW + LEVEL_BITS, shift, where=where), b.emit(Combine((1,), half), s))
     counts = b.emit(LevelCounts(LOW), scores)
-    some = Table((np.arange(1 << counts.bits) > 0).astype(np.int64))
-    filled = b.emit(Lookup(some, Group(LEVEL_BITS)), b.emit(Open(counts.bits), counts))
+    filled = b.emit(non_zero(counts.bits, Group(LEVEL_BITS)), b.emit(Open(counts.bits), counts))
     level = b.emit(Open(LEVEL_BITS), b.emit(Sum((len(filled.shape) - 1,)), filled))
     d = b.emit(Subtract(LOW, TOP << LOW), scores, level)
 

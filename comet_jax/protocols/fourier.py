@@ -195,7 +195,7 @@ class Fourier(Protocol):
         return (of_cos * cos + of_sin * sin).sum(0, dtype=self._ring.dtype)
 
     def _constant(self, shape):
-        return jnp.full(shape, self._ring.constant(self.series.constant << self.fraction), self._ring.dtype)
+        return jnp.broadcast_to(jnp.asarray(self._ring.constant(self.series.constant << self.fraction)), shape)
 
     def deal(self, dealer: Dealer, x: Mask):
         cos, sin = self._dealt(x.r, x.wire)

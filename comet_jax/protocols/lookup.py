@@ -92,6 +92,11 @@ class Lookup(Protocol):
         return (self._entries[place],)
 
 
+def non_zero(bits: int, group: Group) -> Lookup:
+    """<y>, opened mod 2^bits -> [y != 0]."""
+    return Lookup(Table((np.arange(1 << bits) > 0).astype(np.int64)), group)
+
+
 @dataclass(frozen=True)
 class Select(Protocol):
     """<word>, <y> -> [sum of weight_j y_j over the j whose case holds] in Z_2^bits; j runs over y's last axis.

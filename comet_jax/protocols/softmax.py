@@ -1,4 +1,4 @@
-"""The three table steps of softmax: a histogram of coarse levels, a zero test, and an exponential.
+"""The two table steps of softmax at every score: a histogram of coarse levels, and an exponential.
 
 Scores are opened mod 2^(low + 5): 32 levels of 2^low steps each. All tables are dealt for one element and used once,
 at a public place that the opened value gives; a look-up is then a choice among the party's own shares.
@@ -83,41 +83,6 @@ def _spread(where, n):
     from comet_jax.sharing.packing import Where
 
     return Where(np.broadcast_to(where.mask[..., None], (*where.mask.shape, n)).copy())
-
-
-@dataclass(frozen=True)
-class NonZero(Protocol):
-    """<n>, opened mod 2^b with b <= 12 -> [n != 0], a bit.
-
-    Ideal functionality: that bit. Argument: local; the parties look their own shares up at the public c, in a table
-    that is shared afresh. Dealt: the table [v != r], 2^b bits an element. Online: nothing.
-    """
-
-    def outputs(self, w: Opened):
-        if w.group.bits > 12 or w.group.xor or w.headroom or w.where is not None:
-            raise ValueError(f"a zero test by table needs a wire opened mod 2^12 or less, not {w}")
-        return (Shared(w.shape, Group(1, xor=True)),)
-
-    def _word(self, w: Opened) -> Group:
-        return Group(min(32, 1 << w.group.bits), xor=True)
-
-    def deal(self, dealer: Dealer, w: Mask):
-        word = self._word(w.wire)
-        count = max(1, (1 << w.wire.group.bits) // 32)
-        here = jnp.arange(count, dtype=jnp.uint32) == (w.r >> np.uint32(5))[..., None]
-        one = (np.uint32(1) << (w.r & np.uint32(31)))[..., None]
-        table = jnp.where(here, ~one, ~jnp.zeros_like(one))
-        dealer.give("table", word.reduce(table), word)
-        return self.outputs(w.wire)
-
-    def online(self, party: Party, material: Material, w: OpenedShare):
-        table, c = material["table"], w.value
-        here = jnp.arange(table.shape[-1], dtype=jnp.uint32) == (c >> np.uint32(5))[..., None]
-        word = jnp.where(here, table, np.uint32(0)).sum(-1, dtype=jnp.uint32)
-        return ((word >> (c & np.uint32(31))) & np.uint32(1),)
-
-    def ideal(self, coins: Coins, w: OpenedPlain):
-        return ((w.y != 0).astype(jnp.uint32),)
 
 
 @dataclass(frozen=True)

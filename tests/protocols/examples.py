@@ -14,7 +14,7 @@ from comet_jax.protocols.linear import Combine, Rearrange, Resize, Scale, Sum, T
 from comet_jax.protocols.opening import HighBits, Lift, Open, Reveal
 from comet_jax.protocols.public import Constant, PublicProduct
 from comet_jax.protocols.selection import Gate, Not, Parity, ToArithmetic
-from comet_jax.protocols.softmax import ExpTable, LevelCounts, NonZero
+from comet_jax.protocols.softmax import ExpTable, LevelCounts
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.packing import Where
 from comet_jax.sharing.wires import Opened, Shared
@@ -264,10 +264,6 @@ def _tables(t: Collection, k: int) -> None:
 
 
 def _words(t: Collection) -> None:
-    counts = lambda bits: (Shared((2, 3), Group(bits)), (0, (1 << bits) - 1))
-    for bits in (3, 7):
-        zero = lambda b, v, bits=bits: b.emit(NonZero(), b.emit(Open(bits), v))
-        t.add(f"non-zero {bits}", NonZero, [counts(bits)], zero, rounds=1, dealt=6 * (1 << bits))
     base = (Shared((2, 3), BIT), (0, 1))
     for bits in (2, 4, 8):
         pairs = bits // 2

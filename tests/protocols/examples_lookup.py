@@ -7,7 +7,7 @@ from comet_jax.gadgets.bits import open_truncated
 from comet_jax.protocols.difference import Subtract
 from comet_jax.protocols.fourier import Fourier, fit
 from comet_jax.protocols.linear import Table
-from comet_jax.protocols.lookup import Lookup, Select
+from comet_jax.protocols.lookup import Lookup, Select, non_zero
 from comet_jax.protocols.opening import Lift, Open
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.wires import Shared
@@ -46,6 +46,8 @@ def _tables(t: Collection) -> None:
         step = Lookup(_numbers(bits), group)
         look = lambda b, v, step=step: b.emit(step, b.emit(Open(v.bits), v))
         t.add(f"look-up {bits}", Lookup, [_counts(bits)], look, rounds=1, dealt=6 * group.bits << bits)
+    zero = lambda b, v: b.emit(non_zero(7, Group(1, xor=True)), b.emit(Open(7), v))
+    t.add("non-zero", Lookup, [_counts(7)], zero, rounds=1, dealt=6 << 7)
     step = Lookup(_numbers(4), Group(6, xor=True), (8, 3, -2))
     digits = lambda b, v: b.emit(step, b.emit(Open(12, 5), v))
     t.add("look-up of digits", Lookup, [_counts(20)], digits, rounds=1, dealt=18 * 16 * 6)
