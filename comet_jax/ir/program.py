@@ -151,6 +151,12 @@ class Program:
         return own + sum(s.length * s.body.round_count for s in self._scans)
 
     @cached_property
+    def openings(self) -> int:
+        """Wires opened, scans included: the rounds if each were a message of its own."""
+        own = sum(len(r.opened) for r in self.rounds)
+        return own + sum(s.length * s.body.openings for s in self._scans)
+
+    @cached_property
     def online_bytes(self) -> int:
         """Bytes that one party sends online, all rounds. Both parties send the same."""
         own = sum(self.message(r).bytes for r in self.rounds if r.opened)

@@ -172,6 +172,32 @@ class Sum(Protocol):
 
 
 @dataclass(frozen=True)
+class RunningSum(Protocol):
+    """[x] -> the sums of x up to each place of ``axis``, or from it on with ``reverse``."""
+
+    axis: int
+    reverse: bool = False
+
+    def outputs(self, x: Shared):
+        return (x,)
+
+    def deal(self, dealer: Dealer, x: Shared):
+        return (x,)
+
+    def narrowed(self, bits: int, *xs: Wire):
+        return None if xs[0].group.xor else (self, (bits,) * len(xs))
+
+    def _apply(self, group: Group, x):
+        return group.reduce(jax.lax.cumsum(x, self.axis, self.reverse))
+
+    def online(self, party, material, x: Share):
+        return (self._apply(x.wire.group, x.x),)
+
+    def ideal(self, coins, x: Plain):
+        return (self._apply(x.wire.group, x.v),)
+
+
+@dataclass(frozen=True)
 class Rearrange(Protocol):
     """Wires of one kind -> a wire whose elements are theirs, elsewhere: reshape, transpose, slice, concatenate...
 

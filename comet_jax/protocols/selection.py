@@ -127,26 +127,3 @@ class Gate(Protocol):
 
 def _keep(wire: Opened, out):
     return out if wire.where is None else out * wire.where.mask.astype(out.dtype)
-
-
-@dataclass(frozen=True)
-class Not(Protocol):
-    """<z>, a bit -> <1 - z>, with the same mask: ``e`` becomes ``1 - e``.
-
-    Ideal functionality: the inverted bit. Argument: no new value is opened, as anybody can compute 1 - e from e; what
-    is dealt for both wires are functions of the one mask mu, each under its own sharing. Nothing is dealt or sent.
-    """
-
-    def outputs(self, z: Opened):
-        if not z.group.xor or z.group.bits != 1:
-            raise ValueError(f"only an opened bit can be inverted, not {z.group}")
-        return (z,)
-
-    def deal(self, dealer: Dealer, z: Mask):
-        return (z,)
-
-    def online(self, party: Party, material: Material, z: OpenedShare):
-        return (OpenedShare(z.wire, None if z.c is None else z.c ^ np.uint32(1), z.r),)
-
-    def ideal(self, coins: Coins, z: OpenedPlain):
-        return (OpenedPlain(z.wire, z.y ^ np.uint32(1), z.c ^ np.uint32(1)),)

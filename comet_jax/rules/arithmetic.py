@@ -12,7 +12,7 @@ from comet_jax.protocols.bilinear import Bilinear
 from comet_jax.protocols.linear import Combine, Rearrange
 from comet_jax.rules.registry import rule
 from comet_jax.rules.scope import Scope, centre
-from comet_jax.rules.terms import Affine, Joint, Known, Masked, Owned, Scaled, Term, centring
+from comet_jax.rules.terms import Affine, Joint, Known, Linear, Masked, Owned, Scaled, Term, centring
 from comet_jax.sharing.packing import Where
 
 # A public addend at or below this, or a fill value, stands for minus infinity (-1e9, finfo.min, -inf are in use).
@@ -46,7 +46,10 @@ def _sum_range(*xs: Joint) -> Range | None:
 def sub(s: Scope, node, x: Term, y: Term):
     if isinstance(y, Known):
         return _add_public(s, s.joint(x), -y.value)
-    return add(s, node, x, negate(s, node, s.joint(y)))
+    if isinstance(y, Owned):
+        minus = lambda v: v.map(np.negative, v.shape)
+        return _add_owned(s, s.joint(x), replace(minus(y), vector=None if y.vector is None else minus(y.vector)))
+    return add(s, node, x, negate(s, node, y))
 
 
 @rule("neg")
@@ -54,15 +57,40 @@ def negate(s: Scope, node, x: Joint):
     return multiply_by_public(s, x, np.array(-1.0))
 
 
+def up_to(largest: float) -> Range:
+    """What is known of integers of magnitude ``largest`` at most."""
+    size = 2.0 ** math.ceil(math.log2(max(largest, 1.0)))
+    return Range(1.0, size, size)
+
+
+def hull(*terms: Term) -> Range | None:
+    """What is known of a value that is one of ``terms`` at each place."""
+    public = lambda v: up_to(float(np.abs(np.asarray(v, np.float64)).max(initial=0.0)))
+    found = [public(t.value) if isinstance(t, Known) else t.range for t in terms]
+    known = [r for r in found if r]
+    if len(known) < len(terms):
+        return None
+    return Range(min(r.smallest for r in known), max(r.largest for r in known), max(r.room for r in known))
+
+
+def is_finite(value: np.ndarray) -> np.ndarray:
+    """Where public numbers do not stand for minus infinity. Integers never do."""
+    value = np.asarray(value)
+    return value > MINUS_INFINITY if value.dtype.kind not in "iub" else np.ones(value.shape, bool)
+
+
 def _add_public(s: Scope, x: Joint, value: np.ndarray):
-    if np.any(np.isnan(value)):
-        raise ValueError("a public addend is NaN")
-    keep = np.broadcast_to(value > MINUS_INFINITY, x.shape)
-    value = np.broadcast_to(np.where(value > MINUS_INFINITY, value, 0.0), x.shape)
+    if np.any(np.isnan(value)) or np.any(np.asarray(value) == np.inf):
+        raise ValueError("a public addend is NaN or infinity")
+    given, finite = value, is_finite(value)
+    keep = np.broadcast_to(finite, x.shape)
+    value = np.broadcast_to(np.where(finite, value, 0), x.shape)
     middle = centring(lambda c: s.add_public(c, value - value.mean(-1, keepdims=True)), x)
     found = x.range and Range(x.range.smallest, size := x.range.largest + np.abs(value).max(initial=0.0), size)
     out = s.result(x.shape, lambda: s.add_public(x.raw, value), make_centred=middle, range=found)
-    return out if keep.all() else masked(s, out, keep)
+    # From -1e9 on, float32 keeps nothing of the score that it is added to.
+    low = np.unique(np.asarray(given)[~finite])
+    return out if keep.all() else masked(s, out, keep, even=low.size == 1 and -np.inf < low[0] <= -1e9)
 
 
 def _add_owned(s: Scope, x: Joint, y: Owned):
@@ -79,7 +107,18 @@ def _add_owned(s: Scope, x: Joint, y: Owned):
     if x.affine and y.vector and y.owner == x.affine.gain.owner:
         shift = y.vector if x.affine.shift is None else x.affine.shift.map(np.add, y.vector.shape, y.vector)
         extra["affine"] = Affine(x.affine.base, x.affine.gain, shift)
+    if x.linear and y.vector and y.owner == x.linear.owner:
+        linear, vector = x.linear, y.vector
+        times = lambda gain, found: _add_vector(
+            s, linear.times(gain, found), vector.map(np.multiply, vector.shape, gain)
+        )
+        extra["linear"] = Linear(y.owner, times)
     return s.result(x.shape, lambda: plus(x.raw, source), **extra)
+
+
+def _add_vector(s: Scope, x: Joint, vector: Owned) -> Joint:
+    repeat = lambda env: np.broadcast_to(vector.at(env), x.shape)
+    return _add_owned(s, x, replace(vector, shape=x.shape, compute=repeat, vector=vector))
 
 
 @rule("mul", elementwise=True)
@@ -93,13 +132,15 @@ def multiply(s: Scope, node, x: Term, y: Term):
         return _multiply_by_owned(s, node, x, y)
 
     def make():
-        a, b = x.operand, y.operand
-        return Scaled(s.b.emit(Bilinear(), a.var, b.var), s.fits(a.scale * b.scale, node.outputs[0]))
+        a, b = s.factors(x, y, node.outputs[0])
+        return Scaled(s.b.emit(Bilinear(), a.var, b.var), a.scale * b.scale)
 
     return s.result(x.shape, make)
 
 
 def _multiply_by_owned(s: Scope, node, x: Joint, y: Owned):
+    if x.linear and y.vector and y.owner == x.linear.owner:
+        return x.linear.times(y.vector, s.calibrated(node.outputs[0]))
     source = y.vector or y
 
     def make():
@@ -129,7 +170,11 @@ def multiply_by_public(s: Scope, x: Joint, value: np.ndarray) -> Joint:
     small_integers = bool(np.all(np.abs(ratios - np.rint(ratios)) < 1e-12))
     same = small_integers and ratios.size and bool(np.all(ratios == ratios.flat[0]))
 
+    whole = bool(np.all(value == np.rint(value)))
+
     def times(base: Scaled) -> Scaled:
+        if whole and base.scale == 1.0:  # integers stay integers
+            return Scaled(s.scale_by(base.var, np.broadcast_to(value, x.shape)), 1.0, base.where)
         if small_integers:  # every factor is 0 or plus or minus the largest
             var = base.var
             if not same or ratios.flat[0] < 0:
@@ -149,19 +194,27 @@ def multiply_by_public(s: Scope, x: Joint, value: np.ndarray) -> Joint:
     if same:
         extra["make_centred"] = centring(times, x)
         if x.masked and ratios.flat[0] > 0:
-            extra["masked"] = Masked(multiply_by_public(s, x.masked.base, value), x.masked.where)
+            extra["masked"] = replace(x.masked, base=multiply_by_public(s, x.masked.base, value))
         if x.inverse:
             extra["inverse"] = multiply_by_public(s, x.inverse, 1 / np.asarray(value, np.float64))
     out = s.result(x.shape, lambda: times(x.raw), **extra)
     if same and ratios.flat[0] > 0:
         # The operand is the same integers at another scale: opened once.
-        rescaled = lambda _: Scaled(x.operand.var, x.operand.scale / largest, x.operand.where)
-        out = Joint(x.shape, out.make_raw, rescaled, **extra)
+        def rescaled(j: Joint) -> Scaled:
+            if whole and x.operand.scale == 1.0:
+                return out.make_operand(j)
+            return Scaled(x.operand.var, x.operand.scale / largest, x.operand.where)
+
+        return Joint(x.shape, out.make_raw, rescaled, **extra)
     return out
 
 
 @rule("div", elementwise=True)
 def divide(s: Scope, node, x: Term, y: Term):
+    if node.outputs[0].dtype.kind in "iu":
+        from comet_jax.rules.integers import quotient
+
+        return quotient(s, x, y)
     if isinstance(y, Known):
         with np.errstate(divide="ignore"):
             return multiply_by_public(s, s.joint(x), 1.0 / np.asarray(y.value, np.float64))
@@ -209,13 +262,17 @@ def identity(s: Scope, node, *xs: Term):
 @rule("convert_element_type")
 def convert(s: Scope, node, x: Joint):
     kind = np.dtype(node.params["new_dtype"]).kind
+    if kind == "b" and node.inputs[0].dtype.kind != "b":
+        from comet_jax.rules.comparison import equal
+
+        return equal(s, replace(node, op="ne"), x, Known(np.zeros((), node.inputs[0].dtype)))
     if kind in "iu" and not x.flag and x.raw.scale != 1.0:
         raise ValueError("rounding a secret number to an integer has no private rule")
     return x
 
 
-def masked(s: Scope, x: Joint, keep: np.ndarray) -> Joint:
-    """x where ``keep`` and minus infinity elsewhere. Only softmax can take it."""
+def masked(s: Scope, x: Joint, keep: np.ndarray, *, even: bool = False) -> Joint:
+    """x where ``keep`` and minus infinity elsewhere. Only softmax can take it. ``even``: see ``Masked``."""
 
     def refuse(*_):
         raise ValueError(
@@ -226,8 +283,8 @@ def masked(s: Scope, x: Joint, keep: np.ndarray) -> Joint:
     where = Where(np.ascontiguousarray(np.broadcast_to(keep, x.shape)))
     base = x
     if x.masked:
-        base, where = x.masked.base, Where(where.mask & x.masked.where.mask)
-    return Joint(x.shape, refuse, refuse, masked=Masked(base, where))
+        base, where, even = x.masked.base, Where(where.mask & x.masked.where.mask), False
+    return Joint(x.shape, refuse, refuse, masked=Masked(base, where, even))
 
 
 def rearranged(s: Scope, x: Joint, kind: str, parameters: tuple, shape, *, once: bool, last: bool) -> Joint:
@@ -248,9 +305,12 @@ def rearranged(s: Scope, x: Joint, kind: str, parameters: tuple, shape, *, once:
     if x.masked:
         base = rearranged(s, x.masked.base, kind, parameters, shape, once=once, last=last)
         keep = np.asarray(step.apply(x.masked.where.mask.astype(np.uint32))).astype(bool)
-        extra["masked"] = Masked(base, Where(keep))
+        extra["masked"] = replace(x.masked, base=base, where=Where(keep))
     if x.inverse:
         extra["inverse"] = rearranged(s, x.inverse, kind, parameters, shape, once=once, last=last)
+    if x.linear and last:
+        linear, move_all = x.linear, lambda j: rearranged(s, j, kind, parameters, shape, once=once, last=last)
+        extra["linear"] = Linear(linear.owner, lambda gain, found: move_all(linear.times(gain, found)))
     if x.flag:
         flag = x.flag
         extra["flag"] = lambda: s.b.emit(step, flag())

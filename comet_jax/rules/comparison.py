@@ -1,99 +1,229 @@
-"""Comparisons, choices by a secret, maxima, argmax."""
+"""Comparisons, and choices by a secret."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from comet_jax.gadgets.bits import at_least, open_truncated
 from comet_jax.ir.program import Var
-from comet_jax.protocols.linear import Combine, Rearrange, Table
+from comet_jax.protocols.booleans import Xor
+from comet_jax.protocols.linear import Rearrange, Table
 from comet_jax.protocols.opening import Lift
-from comet_jax.protocols.selection import Gate, Not, ToArithmetic
-from comet_jax.rules.arithmetic import _add_public, add, multiply_by_public, negate, rearranged, sub
+from comet_jax.protocols.selection import Gate
+from comet_jax.rules.arithmetic import _add_public, add, hull, is_finite, multiply_by_public, negate, sub
+from comet_jax.rules.booleans import bit_of, boolean, choose_bits, exclusive, invert
 from comet_jax.rules.registry import rule
 from comet_jax.rules.scope import Scope
 from comet_jax.rules.terms import Joint, Known, Scaled, Term
 
+# Secret integers of unknown range are compared as numbers of this magnitude, whatever the policy's bound is.
+LARGEST_INTEGER = 2.0**29
 
-def _difference(s: Scope, node, x: Term, y: Term) -> Joint:
+
+def largest(s: Scope, x: Joint, scale: float) -> float:
+    """The largest magnitude of x, which is on a wire at ``scale``: integers are as they are, at scale 1."""
+    found = s.calibrated(x)
+    return found.largest if found else LARGEST_INTEGER if scale == 1.0 else s.numbers.bound
+
+
+def difference(s: Scope, node, x: Term, y: Term) -> Joint:
+    """x - y; booleans count as zero and one."""
+    x, y = (
+        Known(t.value.astype(np.int32)) if isinstance(t, Known) and t.value.dtype.kind == "b" else t for t in (x, y)
+    )
     if isinstance(x, Known):
         return _add_public(s, negate(s, node, s.joint(y)), x.value)
     return sub(s, node, s.joint(x), y)
 
 
-def _opened(s: Scope, x: Joint, spare: int = 1) -> tuple[Var, Var, float]:
-    """x truncated to the operands' scale: opened, as shares, and its scale. ``spare`` bits more than the bound."""
+def within(s: Scope, x: Term, y: Term) -> Term:
+    """y, of which a public number beyond what x can be is moved to the limit: what compares with x stays the same."""
+    if not isinstance(y, Known) or isinstance(x, Known):
+        return y
+    if np.any(np.isnan(y.value)):
+        raise ValueError("a secret is compared with NaN")
+    integer = np.asarray(y.value).dtype.kind in "iub"
+    joint = s.joint(x)
+    found = s.calibrated(joint)
+    limit = found.largest if found else LARGEST_INTEGER if integer else s.numbers.bound
+    return Known(np.clip(y.value, -limit, limit).astype(y.value.dtype))
+
+
+def opened(s: Scope, x: Joint, spare: int = 1, beyond: float = 0.0) -> tuple[Var, Var, float]:
+    """x truncated to the operands' scale: opened, as shares, and its scale.
+
+    The wire has room for ``beyond`` more than x, and then for ``spare`` bits.
+    """
     raw, n = x.raw, s.numbers
     shift = max(0, math.floor(math.log2(raw.scale)) - n.operand)
     scale = raw.scale / 2.0**shift
-    w = open_truncated(s.b, raw.var, shift=shift, width=n.width(math.log2(scale), s.range_of(x).largest) + spare)
+    width = n.width(math.log2(scale), largest(s, x, raw.scale) + beyond) + spare
+    w = open_truncated(s.b, raw.var, shift=shift, width=width)
     return w, s.b.emit(Lift(n.ring), w), scale
 
 
-def _boolean(s: Scope, shape, flag) -> Joint:
-    make = lambda: Scaled(s.b.emit(ToArithmetic(s.numbers.ring), flag()), 1.0)
-    return s.result(shape, make, flag=flag)
+def reached(s: Scope, x: Joint, thresholds: np.ndarray) -> Var:
+    """Opened bits, on a new last axis: whether x is at or above each public threshold. x is opened once."""
+    beyond = float(np.abs(thresholds).max(initial=0.0)) + 1
+    w, _, scale = opened(s, x, 0, beyond)
+    integers = np.rint(np.asarray(thresholds, np.float64) * scale).astype(np.int64)
+    places, inverse = np.unique(integers, return_inverse=True)
+    z = at_least(s.b, w, tuple(int(t) for t in places))
+    if np.array_equal(inverse, np.arange(len(places))):
+        return z
+    return s.b.emit(Rearrange("take", (Table(inverse.astype(np.int32)), len(x.shape))), z)
 
 
 def nonnegative(s: Scope, d: Joint) -> Joint:
     """Whether each element is at least zero."""
 
     def flag():
-        w, _, _ = _opened(s, d)
-        z = at_least(s.b, w, (0,))
+        z = at_least(s.b, opened(s, d)[0], (0,))
         return s.b.emit(Rearrange("reshape", (d.shape,)), z)
 
-    return _boolean(s, d.shape, flag)
+    return boolean(s, d.shape, flag)
 
 
 @rule("ge", "le", "gt", "lt", elementwise=True)
 def compare(s: Scope, node, x: Term, y: Term):
     """>= and <= as such; > is the opposite of <=, so that ties fall on the right side."""
+    x, y = within(s, y, x), within(s, x, y)
     at_most = node.op in ("le", "gt")
-    reached = nonnegative(s, _difference(s, node, *((y, x) if at_most else (x, y))))
-    return reached if node.op in ("ge", "le") else invert(s, node, reached)
+    found = nonnegative(s, difference(s, node, *((y, x) if at_most else (x, y))))
+    return found if node.op in ("ge", "le") else invert(s, None, found)
 
 
-@rule("not")
-def invert(s: Scope, node, x: Joint):
-    if x.flag is None:
-        raise ValueError("`not` of a secret integer has no private rule")
-    flag = x.flag
-    return _boolean(s, x.shape, lambda: s.b.emit(Not(), flag()))
+@rule("eq", "ne", elementwise=True)
+def equal(s: Scope, node, x: Term, y: Term):
+    """Exact for integers and booleans. Reals that differ by less than a step of the operands' scale may be equal."""
+    shape, kind = node.outputs[0].shape, node.inputs[0].dtype.kind
+    if x is y:  # a secret is never NaN
+        return Known(np.full(shape, node.op == "eq"))
+    if kind == "b":
+        found = exclusive(s, node, x, y)
+        return found if node.op == "ne" else invert(s, None, found)
+    if isinstance(x, Known):
+        x, y = y, x
+    same = _at_places(s, x, y, shape) if isinstance(x, Joint) and isinstance(y, Known) else None
+    if same is None:
+        same = _is_zero(s, difference(s, node, x, within(s, x, y)))
+        if isinstance(y, Known):  # what x cannot be it is not
+            reach = np.broadcast_to(within(s, x, y).value == y.value, shape)  # type: ignore[union-attr]
+            if not reach.all():
+                inside, keep = same, Xor(keep=Table(reach.astype(np.int64)))
+                same = boolean(s, shape, lambda: s.b.emit(keep, bit_of(s, inside)))
+    return same if node.op == "eq" else invert(s, None, same)
+
+
+def _is_zero(s: Scope, d: Joint) -> Joint:
+    """d >= 0 and not d >= 1, in the wire's integers."""
+
+    def flag():
+        z = at_least(s.b, opened(s, d)[0], (0, 1))
+        return _both_differ(s, z)
+
+    return boolean(s, d.shape, flag)
+
+
+def _both_differ(s: Scope, z: Var) -> Var:
+    n = len(z.shape) - 1
+    one = lambda k: s.b.emit(Rearrange("take", (Table(np.array(k, np.int32)), n)), z)
+    return s.b.emit(Xor(), one(0), one(1))
+
+
+def _at_places(s: Scope, x: Joint, y: Known, shape: tuple[int, ...]) -> Joint | None:
+    """x == y where x repeats a smaller integer array along the axes in which y differs (a one-hot vector), or None.
+
+    The small array is opened once, and compared with every place.
+    """
+    if x.spread is None or y.value.dtype.kind not in "iu":
+        return None
+    small, dims = x.spread
+    rest = tuple(i for i in range(len(shape)) if i not in dims)
+    table = np.broadcast_to(y.value, shape).transpose((*dims, *rest)).reshape(*(shape[i] for i in dims), -1)
+    places = table.reshape(-1, table.shape[-1])[0] if table.size else table.reshape(-1)
+    if not table.size or not (table == places).all() or np.abs(places).max() > LARGEST_INTEGER:
+        return None
+
+    def flag():
+        z = reached(s, small, np.concatenate([places, places + 1]).astype(np.float64))
+        z = s.b.emit(Rearrange("reshape", ((*small.shape, 2, len(places)),)), z)
+        z = s.b.emit(Rearrange("transpose", ((*range(len(small.shape)), len(small.shape) + 1, len(small.shape)),)), z)
+        bits = s.b.emit(Rearrange("reshape", ((*small.shape, *(shape[i] for i in rest)),)), _both_differ(s, z))
+        order = tuple(int(i) for i in np.argsort((*dims, *rest)))
+        return bits if order == tuple(range(len(shape))) else s.b.emit(Rearrange("transpose", (order,)), bits)
+
+    return boolean(s, shape, flag)
 
 
 def select_by_secret(s: Scope, which: Joint, no: Term, yes: Term) -> Joint:
     """no + z (yes - no)."""
-    if which.flag is None:
-        raise ValueError("a choice needs a secret boolean")
-    flag = which.flag
-    d = _difference(s, None, yes, no)
+    out = add(s, None, _step(s, which, no, yes), no)
+    return replace(out, range=hull(no, yes))  # type: ignore[type-var]
+
+
+def select_by_index(s: Scope, node, which: Term, cases: Sequence[Term]) -> Term:
+    """case 0 + the sum over k of [which >= k] (case k - case k - 1)."""
+    shape, last, index = node.outputs[0].shape, len(cases) - 1, s.joint(which)
+    bits = lambda: reached(s, index, np.arange(1, len(cases)))
+    place = lambda k: s.b.emit(Rearrange("take", (Table(np.array(k - 1, np.int32)), len(index.shape))), bits())
+    at_least_k = [boolean(s, index.shape, lambda k=k: place(k)) for k in range(1, last + 1)]
+    out = cases[0]
+    for k, z in enumerate(at_least_k, 1):
+        if node.outputs[0].dtype.kind == "b":
+            out = choose_bits(s, z, out, cases[k], shape)
+        else:
+            out = add(s, None, _step(s, z, cases[k - 1], cases[k]), out)
+    return out if node.outputs[0].dtype.kind == "b" else replace(out, range=hull(*cases))  # type: ignore[type-var]
+
+
+def _step(s: Scope, which: Joint, no: Term, yes: Term) -> Joint:
+    """z (yes - no)."""
+    for t in (no, yes):
+        if isinstance(t, Known) and not (is_finite(t.value) & np.isfinite(t.value)).all():
+            raise ValueError(
+                "a secret chooses minus infinity, or what is not finite: choose a finite number within the bound"
+            )
+    if isinstance(no, Known) and isinstance(yes, Known):
+        step = np.asarray(yes.value, np.float64) - np.asarray(no.value, np.float64)
+        return multiply_by_public(s, which, step)
+    d = difference(s, None, yes, no)
 
     def make():
-        w, y, scale = _opened(s, d)
-        z = s.b.emit(Rearrange("reshape", ((*d.shape, 1),)), flag())
+        w, y, scale = opened(s, d)
+        z = s.b.emit(Rearrange("reshape", ((*d.shape, 1),)), bit_of(s, which))
         return Scaled(s.b.emit(Gate((1,)), z, w, y), scale)
 
-    return add(s, None, s.result(d.shape, make), no)  # type: ignore[return-value]
+    return s.result(d.shape, make)
 
 
 @rule("max", elementwise=True)
 def maximum(s: Scope, node, x: Term, y: Term):
     if isinstance(x, Known):
         x, y = y, x
-    return add(s, node, _relu_of(s, _difference(s, node, x, y)), y)
+    a = within(s, x, y)
+    # A public number above all that x can be is the maximum itself.
+    end = Known(np.where(y.value > a.value, y.value, a.value)) if isinstance(y, Known) else y  # type: ignore[union-attr]
+    return add(s, node, _relu_of(s, difference(s, node, x, a)), end)
 
 
 @rule("min", elementwise=True)
 def minimum(s: Scope, node, x: Term, y: Term):
     if isinstance(x, Known):
         x, y = y, x
-    return _difference(s, node, x, _relu_of(s, _difference(s, node, x, y)))
+    a = within(s, x, y)
+    out = difference(s, node, x, _relu_of(s, difference(s, node, x, a)))
+    if isinstance(y, Known) and np.any(y.value < a.value):  # type: ignore[union-attr]
+        low = np.where(y.value < a.value, np.asarray(y.value, np.float64) - a.value, 0.0)  # type: ignore[union-attr]
+        return _add_public(s, out, low)
+    return out
 
 
 def _relu_of(s: Scope, d: Joint) -> Joint:
     def make():
-        w, y, scale = _opened(s, d)
+        w, y, scale = opened(s, d)
         return Scaled(s.b.emit(Gate((1,)), at_least(s.b, w, (0,)), w, y), scale)
 
     return s.result(d.shape, make)
@@ -108,116 +238,3 @@ def absolute(s: Scope, node, x: Joint):
 @rule("clamp")
 def clamp(s: Scope, node, low: Term, x: Term, high: Term):
     return minimum(s, node, maximum(s, node, x, low), high)
-
-
-def _axis_last(s: Scope, node, x: Joint) -> Joint:
-    """x with the axis that ``node`` reduces moved to the end, where tournaments are played."""
-    axes = tuple(node.params["axes"])
-    if len(axes) != 1:
-        raise ValueError("a maximum or minimum has a private rule over one axis at a time: reshape to one axis first")
-    order = (*(i for i in range(len(x.shape)) if i not in axes), *axes)
-    if order == tuple(range(len(x.shape))):
-        return x
-    shape = tuple(x.shape[i] for i in order)
-    return rearranged(s, x, "transpose", (order,), shape, once=True, last=False)
-
-
-@rule("argmax")
-def argmax(s: Scope, node, x: Joint):
-    """The first place of the largest element over one axis, by a tournament of comparisons.
-
-    Values that differ by less than a step of the operands' scale count as equal.
-    """
-    x = _axis_last(s, node, x)
-
-    def make():
-        small = s.small(x.raw, bound=s.range_of(x).largest)
-        values = small.var
-        width = s.numbers.width(math.log2(small.scale), s.range_of(x).largest) + 1
-        count = x.shape[-1]
-        places: Var | np.ndarray = np.broadcast_to(np.arange(count), x.shape)
-        place_bits = max(1, count.bit_length()) + 3
-        while count > 1:
-            half = count // 2
-            first, second = (_every_other(s, values, k, half) for k in (0, 1))
-            d = s.b.emit(Combine((1, -1)), first, second)
-            w = open_truncated(s.b, d, shift=0, width=width)
-            z = at_least(s.b, w, (0,))
-            best = s.b.emit(Combine((1, 1)), second, s.b.emit(Gate((1,)), z, w, d))
-            where = _better_place(s, z, places, half, place_bits)
-            if count % 2:
-                rest = _part(s, values, count - 1, 1)
-                best = s.b.emit(Rearrange("concatenate", (len(x.shape) - 1,)), best, rest)
-                where = _append_place(s, where, places, count - 1)
-            values, places, count = best, where, half + count % 2
-        if isinstance(places, np.ndarray):  # a single column: the first place, as shares of a constant
-            places = s.b.emit(Combine((1,), Table(places.astype(np.int64))), s.scale_by(values, np.array(0)))
-        return Scaled(s.b.emit(Rearrange("reshape", (x.shape[:-1],)), places), 1.0)
-
-    return s.result(x.shape[:-1], make)
-
-
-def _part(s: Scope, x: Var, start: int, size: int, stride: int = 1) -> Var:
-    begin = (0,) * (len(x.shape) - 1) + (start,)
-    end = (*x.shape[:-1], start + (size - 1) * stride + 1)
-    return s.b.emit(Rearrange("slice", (begin, end, (1,) * (len(end) - 1) + (stride,))), x)
-
-
-def _every_other(s: Scope, x: Var, k: int, half: int) -> Var:
-    # Neighbours meet, so that an earlier place always sits on the left and wins a tie.
-    return _part(s, x, k, half, 2)
-
-
-def _better_place(s: Scope, z: Var, places: "Var | np.ndarray", half: int, bits: int) -> Var:
-    if isinstance(places, np.ndarray):
-        first, second = places[..., : 2 * half : 2], places[..., 1 : 2 * half : 2]
-        bit = s.b.emit(Rearrange("reshape", (z.shape[:-1],)), s.b.emit(ToArithmetic(s.numbers.ring), z))
-        return s.b.emit(Combine((1,), Table(second.astype(np.int64))), s.scale_by(bit, first - second))
-    first, second = (_every_other(s, places, k, half) for k in (0, 1))
-    d = s.b.emit(Combine((1, -1)), first, second)
-    w = open_truncated(s.b, d, shift=0, width=bits)
-    return s.b.emit(Combine((1, 1)), second, s.b.emit(Gate((1,)), z, w, d))
-
-
-def _append_place(s: Scope, where: Var, places: "Var | np.ndarray", last: int) -> Var:
-    if isinstance(places, np.ndarray):
-        zero = s.scale_by(_part(s, where, 0, 1), np.array(0))
-        rest = s.b.emit(Combine((1,), Table(places[..., last : last + 1].astype(np.int64))), zero)
-    else:
-        rest = _part(s, places, last, 1)
-    return s.b.emit(Rearrange("concatenate", (len(where.shape) - 1,)), where, rest)
-
-
-@rule("reduce_max")
-def reduce_max(s: Scope, node, x: Joint):
-    """The largest element over one axis, by a tournament of comparisons, to a step of the operands' scale."""
-    x = _axis_last(s, node, x)
-
-    def make():
-        small = s.small(x.raw, bound=s.range_of(x).largest)
-        values, count = small.var, x.shape[-1]
-        width = s.numbers.width(math.log2(small.scale), s.range_of(x).largest) + 1
-        while count > 1:
-            half = count // 2
-            first, second = (_every_other(s, values, k, half) for k in (0, 1))
-            d = s.b.emit(Combine((1, -1)), first, second)
-            w = open_truncated(s.b, d, shift=0, width=width)
-            best = s.b.emit(Combine((1, 1)), second, s.b.emit(Gate((1,)), at_least(s.b, w, (0,)), w, d))
-            if count % 2:
-                best = s.b.emit(Rearrange("concatenate", (len(x.shape) - 1,)), best, _part(s, values, count - 1, 1))
-            values, count = best, half + count % 2
-        return Scaled(s.b.emit(Rearrange("reshape", (x.shape[:-1],)), values), small.scale)
-
-    return s.result(x.shape[:-1], make)
-
-
-@rule("argmin")
-def argmin(s: Scope, node, x: Joint):
-    """The first place of the smallest element over one axis; ties as for argmax."""
-    return argmax(s, node, negate(s, node, x))
-
-
-@rule("reduce_min")
-def reduce_min(s: Scope, node, x: Joint):
-    """The smallest element over one axis, to a step of the operands' scale."""
-    return negate(s, node, reduce_max(s, node, negate(s, node, x)))

@@ -18,6 +18,9 @@ from comet_jax.rules.terms import PUBLIC, Env, Joint, Known, Owned, Scaled, Term
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.wires import Opened, Shared
 
+# Fraction bits of a factor below which a product says nothing.
+LEAST_FRACTION = 4
+
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
@@ -51,6 +54,14 @@ class Encoding:
         return self.source.at(env)
 
 
+@dataclass(frozen=True)
+class Place:
+    """The result of one operation at one place: its fraction bits, and the bits that the ring has to spare."""
+
+    fraction: float
+    headroom: float | None
+
+
 @dataclass(eq=False)
 class Scope:
     """One level of a program under construction: the outermost, or the body of a scan in ``outer``."""
@@ -60,6 +71,7 @@ class Scope:
     encodings: dict[tuple, tuple[Var, Encoding]] = field(default_factory=dict)
     consumers: dict[Value, list[Node]] = field(default_factory=dict)
     ranges: dict[Value, Range] = field(default_factory=dict)
+    places: dict[tuple[str, str], "Place"] = field(default_factory=dict)
     outer: "Scope | None" = None
 
     @property
@@ -81,24 +93,46 @@ class Scope:
         """Magnitudes of a term, or of a result (``node.outputs[0]``), where calibration has found them."""
         return self.ranges.get(x) if isinstance(x, Value) else x.range
 
+    def note(self, site: str, operation: str, made: Scaled, found: Range | None) -> None:
+        """Keep what is known of a result for people: for several of one place, the least."""
+        fraction = math.log2(made.scale)
+        room = made.var.bits - 2 - fraction - math.log2(found.largest) if found else None
+        before = self.places.get((site, operation))
+        if before:
+            fraction = min(fraction, before.fraction)
+            room = before.headroom if room is None else room if before.headroom is None else min(room, before.headroom)
+        self.places[site, operation] = Place(fraction, room)
+
     def range_of(self, x: Joint | Owned | Value) -> Range:
         """Magnitudes of a term or a result: calibrated, or the policy's for all."""
         return self.calibrated(x) or self.numbers.range
 
     def scale_of(self, x: Joint | Owned | Value) -> float:
         """Scale of a linear result: the raw scale, or less where large values need the room."""
-        room = self.range_of(x).room
-        return min(self.raw_scale, 2.0 ** (self.numbers.ring - 2) / room) if room else self.raw_scale
+        n, room = self.numbers, self.range_of(x).room
+        finest = n.raw if n.finest is None else n.finest
+        return min(2.0**finest, 2.0 ** (n.ring - 2) / room) if room else self.raw_scale
 
-    def fits(self, scale: float, v: Value) -> float:
-        """``scale``, if the calibrated values of ``v`` fit the ring at it. Raises ``ValueError`` if not."""
+    def factors(self, x: Joint, y: Joint, v: Value) -> tuple[Scaled, Scaled]:
+        """Two factors, opened at scales at which the calibrated values of their product ``v`` fit the ring.
+
+        Raises ``ValueError`` where that would leave them fewer than ``LEAST_FRACTION`` bits.
+        """
+        a, b = x.operand, y.operand
         found = self.calibrated(v)
-        if found and found.largest * scale > 2.0 ** (self.numbers.ring - 2):
+        excess = math.log2(found.largest * a.scale * b.scale) - (self.numbers.ring - 2) if found else 0.0
+        if excess <= 0:
+            return a, b
+        cut = math.ceil(excess / 2)
+        if min(math.log2(f.scale) for f in (a, b)) - cut < LEAST_FRACTION:
             raise ValueError(
-                f"its values reach {found.largest:g}, margin included, and at {math.log2(scale):.0f} fraction bits "
-                f"these do not fit {self.numbers.ring} bits: lower the policy's `operand`, or use the 64-bit ring"
+                f"its values reach {found.largest:g}, margin included, which leaves its factors fewer than "  # type: ignore[union-attr]
+                f"{LEAST_FRACTION} fraction bits in {self.numbers.ring}: use the 64-bit ring"
             )
-        return scale
+        coarser = lambda j, f: self.open(
+            self.small(j.raw, fraction=math.floor(math.log2(f.scale)) - cut, bound=self.range_of(j).largest, slack=0)
+        )
+        return coarser(x, a), coarser(y, b)
 
     @property
     def table_bits(self) -> int:
@@ -171,11 +205,11 @@ class Scope:
         """x opened at the full ring."""
         return Scaled(self.b.emit(Open(self.numbers.ring, where=x.where), x.var), x.scale, x.where)
 
-    def small(self, x: Scaled, *, fraction: int | None = None, bound: float | None = None) -> Scaled:
-        """x at the operands' scale: truncated, unless it is within four bits of it already."""
+    def small(self, x: Scaled, *, fraction: int | None = None, bound: float | None = None, slack: int = 4) -> Scaled:
+        """x at the operands' scale, or at ``fraction`` bits: truncated, unless it is within ``slack`` bits already."""
         fraction = self.numbers.operand if fraction is None else fraction
         shift = math.floor(math.log2(x.scale)) - fraction
-        if shift <= 4:
+        if shift <= slack:
             return x
         scale = x.scale / 2.0**shift
         width = self.numbers.width(math.log2(scale), bound or self.numbers.bound)
@@ -200,6 +234,10 @@ class Scope:
         """x plus public real numbers."""
         if not np.any(value):
             return x
+        largest, limit = float(np.abs(np.asarray(value, np.float64)).max()), 2.0 ** (self.numbers.ring - 2)
+        x = x if largest * x.scale <= limit else self.small(x)
+        if largest * x.scale > limit:
+            raise ValueError(f"a public addend of {largest:g} does not fit a ring of {self.numbers.ring} bits")
         integers = np.rint(np.asarray(value, np.float64) * x.scale).astype(np.int64)
         return Scaled(self.b.emit(Combine((1,), Table(integers)), x.var), x.scale)
 

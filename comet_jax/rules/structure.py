@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from jax import lax
 
 from comet_jax.protocols.linear import Rearrange, Sum
-from comet_jax.rules.arithmetic import masked, rearranged
+from comet_jax.rules.arithmetic import _add_public, hull, is_finite, masked, rearranged
 from comet_jax.rules.registry import rule
 from comet_jax.rules.scope import Scope
 from comet_jax.rules.terms import Joint, Known, Owned, Scaled, Term
@@ -35,7 +37,9 @@ def transpose(s: Scope, node, x: Joint):
 def broadcast(s: Scope, node, x: Joint):
     shape, dims = node.outputs[0].shape, tuple(node.params["broadcast_dimensions"])
     last = bool(dims) and dims[-1] == len(shape) - 1 and x.shape[-1] == shape[-1]
-    return rearranged(s, x, "broadcast", (shape, dims), shape, once=True, last=last)
+    out = rearranged(s, x, "broadcast", (shape, dims), shape, once=True, last=last)
+    whole = all(n == shape[i] for n, i in zip(x.shape, dims))
+    return replace(out, spread=(x, dims)) if whole else out
 
 
 @rule("slice")
@@ -66,25 +70,44 @@ def reverse(s: Scope, node, x: Joint):
     return rearranged(s, x, "reverse", (axes,), x.shape, once=True, last=len(x.shape) - 1 not in axes)
 
 
+@rule("tile")
+def tile(s: Scope, node, x: Joint):
+    repeated = [n for r, size in zip(node.params["reps"], x.shape) for n in (r, size)]
+    dims = tuple(range(1, 2 * len(x.shape), 2))
+    return reshape(s, node, rearranged(s, x, "broadcast", (tuple(repeated), dims), repeated, once=True, last=False))
+
+
 @rule("pad")
 def pad(s: Scope, node, x: Term, fill: Term):
-    if not isinstance(fill, Known) or np.any(fill.value):
-        raise ValueError("a secret can only be padded with zeros")
-    config = tuple(map(tuple, node.params["padding_config"]))
-    return rearranged(s, s.joint(x), "pad", (config,), node.outputs[0].shape, once=False, last=False)
+    config, shape = tuple(map(tuple, node.params["padding_config"])), node.outputs[0].shape
+    padded = lambda t: rearranged(s, s.joint(t), "pad", (config,), shape, once=False, last=False)
+    lowest = isinstance(fill, Known) and not is_finite(fill.value).any()
+    if isinstance(x, Joint) and x.masked and not lowest:
+        raise ValueError("what has minus infinity in it can only be padded with minus infinity")
+    if isinstance(fill, Known) and not np.any(fill.value):
+        return padded(x)
+    outside = np.asarray(lax.pad(np.zeros(x.shape, np.int32), np.int32(1), config)).astype(bool)
+    if isinstance(fill, Known):
+        return choose_public(s, padded(x), Known(np.broadcast_to(fill.value, shape)), outside)
+    return choose_public(s, padded(x), align(s, fill, shape), outside)
 
 
 @rule("concatenate")
 def concatenate(s: Scope, node, *xs: Term):
-    return _joined(s, xs, node.params["dimension"], node.outputs[0].shape)
+    return joined(s, xs, node.params["dimension"], node.outputs[0].shape)
 
 
 @rule("stack")
 def stack(s: Scope, node, *xs: Term):
     axis, shape = node.params["axis"], node.outputs[0].shape
     one, last = (*shape[:axis], 1, *shape[axis + 1 :]), axis != len(shape) - 1
-    layer = lambda x: rearranged(s, x, "reshape", (one,), one, once=True, last=last) if isinstance(x, Joint) else x
-    return _joined(s, [layer(x if isinstance(x, Known) else s.joint(x)) for x in xs], axis, shape)
+
+    def layer(x: Term) -> Term:
+        if isinstance(x, Known):
+            return Known(x.value.reshape(one))
+        return rearranged(s, s.joint(x), "reshape", (one,), one, once=True, last=last)
+
+    return joined(s, list(map(layer, xs)), axis, shape)
 
 
 @rule("unstack")
@@ -100,29 +123,41 @@ def unstack(s: Scope, node, x: Joint):
     return out
 
 
-def _joined(s: Scope, xs: Sequence[Term], axis: int, shape: tuple[int, ...]) -> Joint:
-    if any(isinstance(x, Known) for x in xs):
-        raise ValueError("joining public and secret arrays has no private rule: share the public one")
-    joints = [s.joint(x) for x in xs]
+def joined(s: Scope, xs: Sequence[Term], axis: int, shape: tuple[int, ...]) -> Joint:
+    """The arrays along an axis. Public ones become shares of constants, at the scale of the secret ones."""
+    if any(isinstance(x, Joint) and x.masked for x in xs):
+        return _joined_masked(s, xs, axis, shape)
+    if not all(is_finite(x.value).all() for x in xs if isinstance(x, Known)):
+        return _joined_masked(s, xs, axis, shape)
+    joints = [x if isinstance(x, Known) else s.joint(x) for x in xs]
 
     def make():
-        parts = [j.raw for j in joints]
+        parts = [j.raw for j in joints if isinstance(j, Joint)]
         scale = max(p.scale for p in parts)
-        return Scaled(s.b.emit(Rearrange("concatenate", (axis,)), *(s.rescale(p, scale).var for p in parts)), scale)
+        shares = lambda j: s.constant(j.value, scale) if isinstance(j, Known) else s.rescale(j.raw, scale).var
+        return Scaled(s.b.emit(Rearrange("concatenate", (axis,)), *map(shares, joints)), scale)
 
-    return s.result(shape, make)
+    extra: dict[str, Any] = {"range": hull(*xs)}
+    if all(isinstance(j, Joint) and j.flag for j in joints):
+        bits = lambda: [j.flag() for j in joints]  # type: ignore[union-attr]
+        extra["flag"] = lambda: s.b.emit(Rearrange("concatenate", (axis,)), *bits())
+    return s.result(shape, make, **extra)
 
 
-@rule("dynamic_slice")
-def dynamic_slice(s: Scope, node, x: Term, *starts: Term):
-    places = [i.value for i in starts if isinstance(i, Known)]
-    if len(places) < len(starts):
-        raise ValueError("slicing at a secret place has no private rule")
-    sizes, joint = node.params["slice_sizes"], s.joint(x)
-    begin = tuple(int(np.clip(i, 0, n - k)) for i, n, k in zip(places, joint.shape, sizes))
-    end = tuple(b + k for b, k in zip(begin, sizes))
-    last = sizes[-1] == joint.shape[-1]
-    return rearranged(s, joint, "slice", (begin, end, (1,) * len(end)), tuple(sizes), once=False, last=last)
+def _joined_masked(s: Scope, xs: Sequence[Term], axis: int, shape: tuple[int, ...]) -> Joint:
+    """Arrays with minus infinity in them: what is finite is joined, and where that is."""
+    bases: list[Term] = []
+    where = []
+    for x in xs:
+        if isinstance(x, Known):
+            keep = is_finite(x.value)
+            bases.append(Known(np.where(keep, x.value, 0)))
+        else:
+            masked_part = x.masked if isinstance(x, Joint) else None
+            keep = masked_part.where.mask if masked_part else np.ones(x.shape, bool)
+            bases.append(masked_part.base if masked_part else x)
+        where.append(keep)
+    return masked(s, joined(s, bases, axis, shape), np.concatenate(where, axis))
 
 
 @rule("reduce_sum")
@@ -131,45 +166,70 @@ def reduce_sum(s: Scope, node, x: Joint):
     count = int(np.prod([x.shape[i] for i in axes]))
 
     def make():
-        # A sum of n needs log2 n more bits: in a tight ring they are taken from the fraction first.
-        raw, spare = x.raw, max(0, int(np.ceil(np.log2(max(count, 1)))))
-        found = s.calibrated(node.outputs[0])
-        largest = found.largest / 2 if found else s.numbers.bound * count
-        if s.numbers.ring == 32 and spare and raw.scale * largest > 2.0**29:
-            fraction = int(np.floor(np.log2(raw.scale))) - max(spare, 5)
-            raw = s.small(raw, fraction=fraction, bound=s.range_of(x).largest if found else s.numbers.norm_bound)
+        raw = room_for_sum(s, node, x, count)
         return Scaled(s.b.emit(Sum(axes), raw.var), raw.scale)
 
     return s.result(node.outputs[0].shape, make)
 
 
+def room_for_sum(s: Scope, node, x: Joint, count: int) -> Scaled:
+    """x where ``count`` elements may be added: log2 more bits, in a tight ring taken from the fraction first."""
+    raw, spare = x.raw, max(0, int(np.ceil(np.log2(max(count, 1)))))
+    found = s.calibrated(node.outputs[0])
+    largest = found.largest / 2 if found else s.numbers.bound * count
+    if s.numbers.ring == 32 and spare and raw.scale * largest > 2.0**29:
+        fraction = int(np.floor(np.log2(raw.scale))) - max(spare, 5)
+        raw = s.small(raw, fraction=fraction, bound=s.range_of(x).largest if found else s.numbers.norm_bound)
+    return raw
+
+
 @rule("select_n", elementwise=True)
 def select(s: Scope, node, which: Term, *cases: Term):
-    if len(cases) != 2:
-        raise ValueError("a choice among more than two cases has no private rule")
+    shape, boolean = node.outputs[0].shape, node.outputs[0].dtype.kind == "b"
     if not isinstance(which, Known):
-        from comet_jax.rules.comparison import select_by_secret
+        from comet_jax.rules.booleans import choose_bits
+        from comet_jax.rules.comparison import select_by_index, select_by_secret
 
+        if node.inputs[0].dtype.kind != "b":
+            return select_by_index(s, node, which, cases)
+        if boolean:
+            return choose_bits(s, which, *cases, shape)
         return select_by_secret(s, s.joint(which), *cases)
-    shape = node.outputs[0].shape
-    second = np.broadcast_to(which.value.astype(bool), shape)
-    no, yes = cases
+    number = np.broadcast_to(np.clip(which.value.astype(np.int64), 0, len(cases) - 1), shape)
+    used = np.unique(number) if number.size else np.array([0])
+    out = cases[int(used[0])]
+    for k in used[1:]:
+        out = choose_public(s, out, cases[int(k)], number == k, boolean=boolean)
+    return out if not isinstance(out, Known) else Known(np.broadcast_to(out.value, shape))
+
+
+def choose_public(s: Scope, no: Term, yes: Term, second: np.ndarray, *, boolean: bool = False) -> Term:
+    """``yes`` at the public places ``second``, and ``no`` elsewhere."""
+    shape = second.shape
+    if boolean:
+        from comet_jax.rules.booleans import choose_bits
+
+        if not (isinstance(no, Known) and isinstance(yes, Known)):
+            return choose_bits(s, Known(second), no, yes, shape)
+    if isinstance(no, Known) and isinstance(yes, Known):
+        return Known(np.where(second, yes.value, no.value))
     for value, other, keep in ((no, yes, second), (yes, no, ~second)):
         if isinstance(value, Known):
-            from comet_jax.rules.arithmetic import MINUS_INFINITY, _add_public
-
-            fill = np.broadcast_to(np.asarray(value.value, np.float64), shape)
+            if keep.all():
+                return other
+            fill = np.broadcast_to(value.value, shape)
             joint = s.joint(other)
-            if np.all(fill[~keep] <= MINUS_INFINITY):
-                return masked(s, joint, keep)
+            if not is_finite(fill[~keep]).any():
+                low = np.unique(fill[~keep])
+                return masked(s, joint, keep, even=low.size == 1 and np.isfinite(low[0]))
             chosen = _choose(s, joint, keep)
-            return _add_public(s, chosen, np.where(keep, 0.0, fill))
+            return _add_public(s, chosen, np.where(keep, 0, fill))
     a, b = _choose(s, s.joint(no), ~second), _choose(s, s.joint(yes), second)
-    return s.result(shape, lambda: s.add(a.raw, b.raw))
+    return s.result(shape, lambda: s.add(a.raw, b.raw), range=hull(no, yes))
 
 
 def _choose(s: Scope, x: Joint, keep: np.ndarray) -> Joint:
-    return s.result(x.shape, lambda: Scaled(s.scale_by(x.raw.var, keep.astype(np.int64)), x.raw.scale))
+    return s.result(x.shape, lambda: Scaled(s.scale_by(x.raw.var, keep.astype(np.int64)), x.raw.scale), range=x.range)
 
 
 def align(s: Scope, term: Term, shape: tuple[int, ...]) -> Term:
@@ -180,7 +240,8 @@ def align(s: Scope, term: Term, shape: tuple[int, ...]) -> Term:
     if isinstance(term, Known):
         return Known(np.broadcast_to(term.value, shape))
     if isinstance(term, Owned):
-        vector = term.vector or (term if len(term.shape) == 1 else None)
+        flat = bool(term.shape) and max(term.shape[:-1], default=1) == 1  # a vector on its last axis
+        vector = term.vector or (term.map(np.ravel, term.shape[-1:]) if flat else None)
         if vector is not None and vector.shape != tuple(shape[-1:]):
             vector = None
         spread = lambda env: np.broadcast_to(np.asarray(term.at(env)), shape)
@@ -192,7 +253,8 @@ def align(s: Scope, term: Term, shape: tuple[int, ...]) -> Term:
         small = tuple(term.shape[i] for i in kept)
         term = rearranged(s, term, "reshape", (small,), small, once=True, last=last)
         dims = kept
-    return rearranged(s, term, "broadcast", (tuple(shape), dims), shape, once=True, last=last)
+    out = rearranged(s, term, "broadcast", (tuple(shape), dims), shape, once=True, last=last)
+    return replace(out, spread=(term, dims))
 
 
 def follow(owned: Owned, node) -> "Owned | None":

@@ -110,11 +110,27 @@ class Affine:
 
 
 @dataclass(frozen=True)
+class Linear:
+    """A linear function of ``owner``'s weights, whose last axis is theirs.
+
+    ``times(gain, found)``: the same value times a vector of that owner along the last axis, for nothing, as the owner
+    multiplies the weights; ``found``: the range of the result, where calibration has found it.
+    """
+
+    owner: str
+    times: "Callable[[Owned, Range | None], Joint]"
+
+
+@dataclass(frozen=True)
 class Masked:
-    """base where ``where``, and minus infinity elsewhere: what softmax takes."""
+    """base where ``where``, and minus infinity elsewhere: what softmax takes.
+
+    ``even``: one finite number stands for minus infinity, so that softmax of a row of nothing else is uniform.
+    """
 
     base: "Joint"
     where: Where
+    even: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +139,8 @@ class Joint:
 
     ``raw``: shares at a natural scale. ``centred``: the value minus its mean over the last axis, or None if that has
     no cheap form. ``operand``: opened at the full ring. ``inverse``: 1 / value where a cheap form exists. ``flag``: a
-    boolean, as an opened bit. ``range``: of its elements, where calibration has found it.
+    boolean, as an opened bit. ``range``: of its elements, where calibration has found it. ``spread``: the smaller value
+    that this one repeats, and the axes on which its axes lie. ``linear``: how it is made of an owner's weights.
     """
 
     shape: tuple[int, ...]
@@ -135,6 +152,8 @@ class Joint:
     inverse: "Joint | None" = None
     flag: Callable[[], Var] | None = None
     range: Range | None = None
+    spread: "tuple[Joint, tuple[int, ...]] | None" = None
+    linear: "Linear | None" = None
 
     @cached_property
     def raw(self) -> Scaled:

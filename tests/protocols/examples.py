@@ -8,12 +8,13 @@ import numpy as np
 from comet_jax.gadgets.bits import at_least, open_truncated
 from comet_jax.ir.program import Builder, Op, Program, Var
 from comet_jax.protocols.bilinear import Bilinear, Product, RowSquares
+from comet_jax.protocols.booleans import And, Xor
 from comet_jax.protocols.comparison import BIT, Borrow, DigitLookup
 from comet_jax.protocols.fourier import Fourier, fit
-from comet_jax.protocols.linear import Combine, Rearrange, Resize, Scale, Sum, Table
+from comet_jax.protocols.linear import Combine, Rearrange, Resize, RunningSum, Scale, Sum, Table
 from comet_jax.protocols.opening import HighBits, Lift, Open, Reveal
 from comet_jax.protocols.public import Constant, PublicProduct
-from comet_jax.protocols.selection import Gate, Not, Parity, ToArithmetic
+from comet_jax.protocols.selection import Gate, Parity, ToArithmetic
 from comet_jax.protocols.softmax import ExpTable, LevelCounts
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.packing import Where
@@ -126,6 +127,9 @@ def _local(t: Collection, k: int) -> None:
     t.add(f"scale {k}", Scale, each[:1], lambda b, v: b.emit(Scale(table), v), **local)
     t.add(f"resize {k}", Resize, each[:1], lambda b, v: b.emit(Resize(k - 7), v), **local)
     t.add(f"sum {k}", Sum, each[:1], lambda b, v: b.emit(Sum((1,)), v), **local)
+    for reverse in (False, True):
+        run = RunningSum(1, reverse)
+        t.add(f"running sum {k} {reverse}", RunningSum, each[:1], lambda b, v, p=run: b.emit(p, v), **local)
     plus = lambda b, v: b.emit(Combine((1, 1)), v, b.emit(Constant(table, k)))
     t.add(f"constant {k}", Constant, each[:1], plus, **local)
     opened = lambda b, v: b.emit(ToArithmetic(5), b.emit(Open(1), b.emit(Parity(), v)))
@@ -230,9 +234,9 @@ def _bits(t: Collection, k: int) -> None:
 
     def inverted(b, v):
         z = at_least(b, open_truncated(b, v, shift=s, width=m), (0,), low=14)
-        return b.emit(ToArithmetic(k), b.emit(Not(), z)), b.emit(ToArithmetic(k), z)
+        return b.emit(ToArithmetic(k), b.emit(Xor(flip=Table(np.array(1))), z)), b.emit(ToArithmetic(k), z)
 
-    t.add(f"not {k}", Not, [x], inverted, rounds=2, dealt=0)
+    t.add(f"not {k}", Xor, [x], inverted, rounds=2, dealt=0)
 
     def gated(width, coefficients, where=None):
         def build(b, v):
@@ -275,6 +279,28 @@ def _words(t: Collection) -> None:
     t.add("borrow of some", Borrow, [base, (Shared((2, 3), Group(4, xor=True)), (0, 15))], chosen, rounds=1, dealt=30)
 
 
+def _logic(t: Collection) -> None:
+    """Bits of every value, and gates of gates."""
+    bits = [(Shared((2, 3), BIT), (0, 1))] * 2
+    keep, flip = Table(np.array([[1, 0, 1]])), Table(np.array([[0, 1, 1], [1, 1, 0]]))
+    opened = lambda b, u, v: (b.emit(Open(1), u), b.emit(Open(1), v))
+
+    def sums(b, u, v):
+        p, q = opened(b, u, v)
+        each = b.emit(Xor(), p, q), b.emit(Xor(keep, flip), p, q), b.emit(Xor(keep), p)
+        return tuple(b.emit(ToArithmetic(5), z) for z in (*each, p))
+
+    t.add("xor", Xor, bits, sums, rounds=1, dealt=0)
+    t.add("and", And, bits, lambda b, u, v: b.emit(And(), *opened(b, u, v)), rounds=1, dealt=6)
+
+    def related(b, u, v):
+        p, q = opened(b, u, v)
+        both = b.emit(Open(1), b.emit(And(), p, b.emit(Xor(flip=flip), p, q)))
+        return b.emit(And(), both, b.emit(Xor(), both, q))
+
+    t.add("and of what is related", And, bits, related, rounds=2, dealt=12)
+
+
 def examples() -> list[Example]:
     """All of them."""
     from examples_lookup import lookups
@@ -290,5 +316,6 @@ def examples() -> list[Example]:
         _tables(t, k)
     _wide(t)
     _words(t)
+    _logic(t)
     lookups(t)
     return t.found

@@ -7,6 +7,7 @@ import numpy as np
 from cases import Case, real
 from cases_control import CONTROL
 from cases_elementwise import ELEMENTWISE
+from cases_structure import STRUCTURE
 from jax import lax
 
 FLOOR = float(np.finfo(np.float32).min)
@@ -217,4 +218,5 @@ GROUPS = {
     "loops": LOOPS,
     **CONTROL,
     **ELEMENTWISE,
+    **STRUCTURE,
 }
