@@ -102,6 +102,15 @@ class Supply:
     scans: dict[int, tuple["Supply", int]]
 
     @cached_property
+    def by_step(self) -> tuple[dict[int, dict[str, Item]], dict[int, dict[str, Item]]]:
+        """The masks and the dealt arrays of each operation, by name."""
+        found: tuple[dict[int, dict[str, Item]], dict[int, dict[str, Item]]] = ({}, {})
+        for into, of in zip(found, (self.masks, self.dealt)):
+            for (i, name), item in of.items():
+                into.setdefault(i, {})[name] = item
+        return found
+
+    @cached_property
     def mask_layout(self) -> Layout:
         """Packing of the masks outside scans."""
         return Layout(tuple(self.masks.values()))

@@ -105,7 +105,7 @@ class _Check:
                 fixed = frozenset(v.id for v in op.protocol.parts(op.protocol.body.inputs)[1])
                 openings += op.protocol.length * self.program(op.protocol.body, given=fixed)
             else:
-                masks, dealt = ({n: x for (k, n), x in of.items() if k == i} for of in _supply(program))
+                masks, dealt = (of.get(i, {}) for of in program.supply.by_step)
                 afresh |= {op.outputs[j].id for j in self.step(place, op, masks, dealt)}
                 openings += isinstance(op.protocol, Open)
             for v in op.outputs:
@@ -130,10 +130,6 @@ class _Check:
             else:
                 self.seen[key] = _check_local(place, protocol, inputs, outputs, masks, dealt)
         return self.seen[key]
-
-
-def _supply(program: Program):
-    return program.supply.masks, program.supply.dealt
 
 
 def _require(place: str, holds: bool, reason: str) -> None:
