@@ -2,15 +2,32 @@
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from comet_jax.ir.program import Program, Scan
-from comet_jax.passes.lower import Lowered
-from comet_jax.protocols.opening import Reveal
+from comet_jax.ir.program import Op, Program, Scan
+from comet_jax.passes.lower import Lowered, Place, Saving
+from comet_jax.protocols.opening import Open, Reveal
+
+
+@dataclass(frozen=True)
+class Link:
+    """The connection of the two parties: seconds that a message takes to arrive, and bits a second each way."""
+
+    latency: float
+    bandwidth: float
+
+    def seconds(self, rounds: float, bytes_: float) -> float:
+        """How long that many rounds and bytes of one party take, if nothing else does."""
+        return rounds * self.latency + 8 * bytes_ / self.bandwidth
+
+
+LINKS = {"lan": Link(0.2e-3, 5e9), "wan": Link(1e-3, 1e9), "far": Link(20e-3, 100e6)}
+"""5 Gbps and 0.4 ms there and back, 1 Gbps and 2 ms, 100 Mbps and 40 ms."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +35,9 @@ class Row:
     """The cost of one operation at one place in the model, ``times`` over (a scan's body).
 
     ``rounds``: how many rounds it opens something in; others may share them. Bytes are one party's, and dealt ones.
+    ``opened_bits``: bits an element of each kind of opening. ``products``: ring multiplications of one party online.
+    ``fraction``: fraction bits of the result, None where it has no fixed scale; ``headroom``: bits of magnitude that
+    the ring has left above its largest calibrated value, None without calibration.
     """
 
     site: str
@@ -28,14 +48,18 @@ class Row:
     online_bytes: float
     offline_bytes: float
     times: int
+    opened_bits: tuple[int, ...] = ()
+    products: int = 0
+    fraction: float | None = None
+    headroom: float | None = None
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The costs of a private call. Print it, or take its fields; ``json()`` for programs.
+    """The costs of a private call. Print it, or take its fields; ``json()`` for programs, ``plot()`` for people.
 
     ``online_bytes``: sent by one party (both send the same). ``offline_bytes``: sent by the dealer. Rows count bits
-    without padding, so they add up to slightly less.
+    without padding, so they add up to slightly less. ``saved``: what passes of the compiler made of these figures.
     """
 
     rounds: int
@@ -43,28 +67,63 @@ class Explanation:
     offline_bytes: int
     operations: tuple[Row, ...]
     reveals: tuple[str, ...]
+    saved: tuple[Saving, ...] = ()
+
+    def seconds(self, link: Link) -> float:
+        """Communication online over ``link``; local work comes on top."""
+        return link.seconds(self.rounds, self.online_bytes)
 
     def json(self) -> str:
         """All fields as JSON."""
         return json.dumps(asdict(self))
 
-    def __str__(self) -> str:
+    def table(self) -> Table:
+        """The operations as a rich table."""
         table = Table(title=None, box=None, pad_edge=False)
         for name in ("site", "operation", "protocols"):
             table.add_column(name, overflow="fold")
-        for name in ("rounds", "online", "offline"):
+        for name in ("rounds", "online", "offline", "bits", "products", "scale", "room"):
             table.add_column(name, justify="right")
         for r in self.operations:
             site = r.site if r.times == 1 else f"{r.site} x{r.times}"
-            row = (str(r.rounds * r.times), _size(r.online_bytes * r.times), _size(r.offline_bytes * r.times))
-            table.add_row(site, r.operation, r.protocols, *row)
+            table.add_row(
+                *(site, r.operation, r.protocols, str(r.rounds * r.times)),
+                *(_size(r.online_bytes * r.times), _size(r.offline_bytes * r.times)),
+                *(" ".join(map(str, r.opened_bits)), _count(r.products * r.times)),
+                *("" if x is None else f"{x:.{digits}f}" for x, digits in ((r.fraction, 0), (r.headroom, 1))),
+            )
+        return table
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def __str__(self) -> str:
         console = Console(width=120, record=True, file=io.StringIO())
-        console.print(table)
+        console.print(self.table())
         total = (
             f"{self.rounds} rounds, {_size(self.online_bytes)} sent by each party, "
             f"{_size(self.offline_bytes)} from the dealer"
         )
-        return "\n".join([console.export_text().rstrip(), "", total, *self.reveals])
+        times = ", ".join(f"{self.seconds(link):.3g} s ({name})" for name, link in LINKS.items())
+        saved = [str(s) for s in self.saved]
+        return "\n".join([console.export_text().rstrip(), "", total, f"communication: {times}", *saved, *self.reveals])
+
+    def plot(self, ax: Any = None) -> Any:
+        """Online bytes by site, one colour an operation, on matplotlib axes (new ones by default), which it returns."""
+        from matplotlib import pyplot
+
+        ax = pyplot.subplots(figsize=(8, 0.5 + 0.3 * len({r.site for r in self.operations})))[1] if ax is None else ax
+        sites = list(dict.fromkeys(r.site for r in self.operations if r.online_bytes))
+        left = dict.fromkeys(sites, 0.0)
+        for operation in dict.fromkeys(r.operation for r in self.operations if r.online_bytes):
+            rows = [r for r in self.operations if r.operation == operation and r.online_bytes]
+            sizes = {s: sum(r.online_bytes * r.times for r in rows if r.site == s) / 1e3 for s in sites}
+            ax.barh(sites, [sizes[s] for s in sites], left=[left[s] for s in sites], label=operation)
+            left = {s: left[s] + sizes[s] for s in sites}
+        ax.invert_yaxis()
+        ax.set_xlabel("KB sent by each party online")
+        ax.legend()
+        return ax
 
 
 def _size(count: float) -> str:
@@ -73,6 +132,14 @@ def _size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"
+
+
+def _count(count: float) -> str:
+    for unit in ("", "K", "M"):
+        if count < 1000:
+            return f"{count:.3g}{unit}" if count else ""
+        count /= 1000
+    return f"{count:.3g}G"
 
 
 def explain(lowered: Lowered) -> Explanation:
@@ -85,16 +152,19 @@ def explain(lowered: Lowered) -> Explanation:
     ]
     if lowered.policy.published:
         reveals.append(f"Published by its owner: parameters matching {', '.join(lowered.policy.published)}.")
-    rows = tuple(_rows(program, 1))
-    return Explanation(program.round_count, program.online_bytes, program.offline_bytes, rows, tuple(reveals))
+    if lowered.policy.ranges:
+        reveals.append("Public by calibration: how large each activation got on the examples, to a power of two.")
+    rows = tuple(_rows(program, 1, lowered.places))
+    saved = tuple(lowered.savings)
+    return Explanation(program.round_count, program.online_bytes, program.offline_bytes, rows, tuple(reveals), saved)
 
 
-def _rows(program: Program, times: int) -> Iterable[Row]:
+def _rows(program: Program, times: int, places: Mapping[tuple[str, str], Place]) -> Iterable[Row]:
     found: dict[tuple[str, str], list[int]] = {}
     round_of = {i: n for n, r in enumerate(program.rounds) for i in r.opened}
     for i, op in enumerate(program.ops):
         if isinstance(op.protocol, Scan):
-            yield from _rows(op.protocol.body, times * op.protocol.length)
+            yield from _rows(op.protocol.body, times * op.protocol.length, places)
             continue
         place = op.site or ("result" if isinstance(op.protocol, Reveal) else "inputs")
         found.setdefault((place, op.operation), []).append(i)
@@ -104,5 +174,17 @@ def _rows(program: Program, times: int) -> Iterable[Row]:
         mine = set(steps)
         dealt = sum(item.bits for (k, _), item in program.supply.dealt.items() if k in mine)
         names = dict.fromkeys(type(program.ops[i].protocol).__name__ for i in steps)
-        rounds = len({round_of[i] for i in opened})
-        yield Row(site, operation, " ".join(names), rounds, len(opened), online / 8, dealt / 8, times)
+        at = places.get((site, operation))
+        yield Row(
+            *(site, operation, " ".join(names), len({round_of[i] for i in opened}), len(opened)),
+            *(online / 8, dealt / 8, times, tuple(program.ops[i].protocol.width for i in opened)),  # type: ignore[union-attr]
+            sum(_products(program.ops[i]) for i in steps),
+            *((at.fraction, at.headroom) if at else ()),
+        )
+
+
+def _products(op: Op) -> int:
+    """Ring multiplications of one party online; sums and moves count for none."""
+    if isinstance(op.protocol, Scan | Open):
+        return 0
+    return op.protocol.products(*(v.wire for v in op.inputs))

@@ -20,6 +20,11 @@ from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Shar
 DimensionNumbers = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
 
 
+def terms(shape: tuple[int, ...], dimension_numbers: DimensionNumbers | None) -> int:
+    """How many products each element of a ``dot_general`` is the sum of, given its first factor's shape."""
+    return int(np.prod([shape[i] for i in dimension_numbers[0][0]])) if dimension_numbers else 1
+
+
 @dataclass(frozen=True)
 class Bilinear(Protocol):
     """<x>, <w> -> [x w] in their common ring Z_2^k, a ``dot_general`` or, without dimension numbers, element-wise.
@@ -50,6 +55,12 @@ class Bilinear(Protocol):
 
     def narrowed(self, bits: int, *inputs: Wire):
         return self, (bits, bits)
+
+    def products(self, *inputs: Wire) -> int:
+        x, w = inputs
+        (out,) = self.outputs(x, w)  # type: ignore[arg-type]
+        both = not x.static and not w.static  # type: ignore[union-attr]
+        return (1 + both) * int(np.prod(out.shape)) * terms(x.shape, self.dimension_numbers)
 
     def _product(self, a, b):
         if self.dimension_numbers is None:

@@ -106,6 +106,10 @@ class Protocol(ABC):
         """
         return None
 
+    def products(self, *inputs: Wire) -> int:
+        """Ring multiplications of one party online. Sums and moves count for none, and so does what is small."""
+        return 0
+
     def coins(self, party: Party, *inputs: Any) -> Material:
         """The coins of ``online``, read off party 0's shares: "low" for each call of ``Coins.low`` in ``ideal``."""
         return {}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from comet_jax.protocols.bilinear import DimensionNumbers
+from comet_jax.protocols.bilinear import DimensionNumbers, terms
 from comet_jax.protocols.linear import Table
 from comet_jax.protocols.protocol import Dealer, Protocol
 from comet_jax.sharing.contraction import dot_general
@@ -39,6 +39,12 @@ class PublicProduct(Protocol):
 
     def narrowed(self, bits: int, *xs: Wire):
         return self, (bits,)
+
+    def products(self, *inputs: Wire) -> int:
+        (x,) = inputs
+        (out,) = self.outputs(x)  # type: ignore[arg-type]
+        first = self.table.values.shape if self.table_first else x.shape
+        return int(np.prod(out.shape)) * terms(first, self.dimension_numbers)
 
     def _apply(self, group: Group, x):
         table = jnp.asarray(group.encode(self.table.values))

@@ -158,7 +158,7 @@ class Rolled:
     def _lower(self) -> _Body:
         from comet_jax.passes.lower import lower_nodes
 
-        scope = Scope(self.outer.numbers, ranges=self.outer.ranges, outer=self.outer)
+        scope = Scope(self.outer.numbers, ranges=self.outer.ranges, places=self.outer.places, outer=self.outer)
         body = _Body(scope, [], {}, {}, {})
         _, carried, slices = self.loop.parts(self.loop.body.inputs)
         each = lambda f, *lists: [f(*pair) for pair in zip(*lists)]

@@ -4,10 +4,14 @@ import json
 
 import jax
 import jax.numpy as jnp
+import matplotlib
+import matplotlib.pyplot
+import numpy as np
 import pytest
 
 import comet_jax as cj
 from comet_jax import cases
+from comet_jax.passes.explain import LINKS, Link
 
 shapes = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
 P = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in {"w": (8, 16), "c": (16,), "v": (16, 4)}.items()}
@@ -109,3 +113,51 @@ def test_explaining_runs_nothing_and_needs_no_session(told):
     with pytest.raises(cj.CometError, match="no session"):
         cj.share(1.0, owner="client")
     assert told.offline_bytes > 0
+
+
+def test_rows_have_widths_products_and_scales(told):
+    by_operation = {r.operation: r for r in told.operations}
+    relu = by_operation["relu"]
+    assert relu.opened_bits == (17, 6, 1, 32)
+    assert relu.fraction == 10
+    assert relu.headroom is None
+    # x W of 3 x 8 by 8 x 16, h V of 3 x 16 by 16 x 4.
+    assert sum(r.products for r in told.operations) == 3 * 8 * 16 + 3 * 16 * 4
+
+
+def test_calibration_shows_as_headroom():
+    p = {k: np.random.default_rng(0).normal(0, 0.3, v.shape).astype(np.float32) for k, v in P.items()}
+    x = np.random.default_rng(1).normal(0, 1, X.shape).astype(np.float32)
+    found = cj.calibrate(mlp, (p, x))
+    told = cj.explain(mlp, P, X, policy=found.policy)
+    rooms = [r.headroom for r in told.operations if r.headroom is not None]
+    assert rooms
+    assert min(rooms) >= 0
+    assert told.online_bytes < cj.explain(mlp, P, X).online_bytes
+    assert any("calibration" in line for line in told.reveals)
+
+
+def test_what_passes_saved(told):
+    saved = {(s.by, s.what.split(":")[0]): s for s in told.saved}
+    merged = saved["schedule", "rounds"]
+    assert merged.after == told.rounds <= merged.before
+    narrowed = saved["narrow", "bytes online"]
+    assert narrowed.after == told.online_bytes <= narrowed.before
+    assert saved["narrow", "bytes dealt"].after == told.offline_bytes < saved["narrow", "bytes dealt"].before
+    assert all(str(s) in str(told) for s in told.saved)
+
+
+def test_seconds_on_a_link(told):
+    link = Link(latency=0.01, bandwidth=8e6)
+    assert told.seconds(link) == pytest.approx(told.rounds * 0.01 + told.online_bytes / 1e6)
+    assert told.seconds(LINKS["lan"]) < told.seconds(LINKS["wan"]) < told.seconds(LINKS["far"])
+
+
+def test_a_plot_of_bytes_by_site():
+    matplotlib.use("agg")
+    told = cj.explain(mlp, P, X)
+    axes = told.plot()
+    shown = sum(bar.get_width() for bars in axes.containers for bar in bars)
+    assert shown == pytest.approx(sum(r.online_bytes * r.times for r in told.operations) / 1e3)
+    assert {t.get_text() for t in axes.get_legend().get_texts()} <= {r.operation for r in told.operations}
+    matplotlib.pyplot.close(axes.figure)
