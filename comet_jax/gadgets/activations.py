@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from comet_jax.gadgets.bits import at_least, open_truncated
+from comet_jax.gadgets.bits import at_least, open_to_compare, open_truncated
 from comet_jax.gadgets.series import smallest_fit
 from comet_jax.ir.program import Builder, Var
 from comet_jax.protocols.fourier import Fourier
@@ -42,8 +42,8 @@ def smooth(
     ``scale``: of x / 2^shift. ``parity``: of h = f(x) - x/2. Returns the wire, in Z_2^ring, and its scale,
     ``2 scale``. With p = [x >= -limit], q = [x >= limit]: ``2 f = (p + q) x + 2 (p - q) h``.
     """
-    # One bit more than x needs: a comparison with a threshold needs room for the difference.
-    w = open_truncated(b, x, shift=shift, width=width + 1)
+    edge = round(limit * scale)
+    w = open_to_compare(b, x, shift=shift, largest=2.0 ** (min(width, x.bits - shift) - 2) + edge)
     y = b.emit(Lift(ring), w)
     bits = math.floor(math.log2(scale))
     period = min(bits + math.ceil(math.log2(2.9 * limit * scale / 2.0**bits)), w.bits)
@@ -69,7 +69,6 @@ def smooth(
     h = b.emit(Fourier(series, fraction, ring), v)
     height = bits + 2 + math.ceil(math.log2(limit)) + 1
     hw = open_truncated(b, h, shift=coefficient + fraction - bits, width=height)
-    edge = round(limit * scale)
     z = at_least(b, w, (-edge, edge), low=low)
     linear = b.emit(Gate((1, 1)), z, w, y)
     curved = b.emit(Gate((2, -2)), z, hw, b.emit(Lift(ring), hw))

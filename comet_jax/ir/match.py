@@ -27,9 +27,10 @@ IGNORED = {"sharding", "out_sharding", "accuracy", "weak_type"}
 class Pattern:
     """A fused operation and one way of writing it.
 
-    ``reference(x, *vectors)``: x of the result's shape, and ``vectors`` arguments of shape (d,), d its last axis.
-    ``core``: the function of x alone that the fused node stands for. ``finish(core, *vectors)``: what the reference
-    does with the core's result, if anything. ``scalar``: the parameter that ``ANY`` stands for.
+    ``reference(x, *masks, *vectors)``: x of the result's shape, ``masks`` booleans of that shape, and ``vectors``
+    arguments of shape (d,), d its last axis. ``core``: the function of x and masks that the fused node stands for.
+    ``finish(core, *vectors)``: what the reference does with the core's result, if anything. ``scalar``: the parameter
+    that ``ANY`` stands for. ``params``: further parameters of the fused node and of its core, as pairs.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Pattern:
     vectors: int = 0
     finish: Callable[..., Any] | None = None
     scalar: str | None = None
+    masks: int = 0
+    params: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,9 @@ def _size(pattern: Pattern) -> int:
 def _trace(pattern: Pattern, shape: tuple[int, ...], dtype: np.dtype) -> Graph | None:
     x = jax.ShapeDtypeStruct(shape, dtype)
     vectors = [jax.ShapeDtypeStruct(shape[-1:], dtype)] * pattern.vectors
+    masks = [jax.ShapeDtypeStruct(shape, np.dtype(bool))] * pattern.masks
     try:
-        return flatten(lambda *args: [pattern.reference(*args)], x, *vectors)
+        return flatten(lambda *args: [pattern.reference(*args)], x, *masks, *vectors)
     except (TypeError, ValueError, IndexError):
         return None  # the reference does not take such an array, so it is not what made it
 
@@ -168,17 +172,19 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _replacement(pattern: Pattern, found: _Match, node: Node) -> list[Node]:
-    x, *vectors = found.inputs
-    params = {} if pattern.scalar is None else {pattern.scalar: found.scalar}
+    given, vectors = found.inputs[: 1 + pattern.masks], found.inputs[1 + pattern.masks :]
+    params = dict(pattern.params)
+    if pattern.scalar is not None:
+        params[pattern.scalar] = found.scalar
     out = Value(node.outputs[0].shape, node.outputs[0].dtype)
     core = Node(
         pattern.name,
         params,
-        (x,),
+        given,
         (out,),
         where=node.where,
         site=node.site,
-        reference=lambda a: pattern.core(a, **params),
+        reference=lambda *arrays: pattern.core(*arrays, **params),
     )
     if pattern.finish is None:
         return [core]

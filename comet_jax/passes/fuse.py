@@ -36,7 +36,13 @@ def _softmax() -> list[Pattern]:
 
     same = lambda m: m
     ways = [jax.nn.softmax, by_hand(same), by_hand(jax.lax.stop_gradient), by_hand(same, shift=False)]
-    return [Pattern("softmax", way, jax.nn.softmax) for way in ways]
+    along = lambda axis: lambda x: jax.nn.softmax(x, axis=axis)
+    of_some = lambda x, keep: jax.nn.softmax(x, where=keep)
+    return [
+        *(Pattern("softmax", way, jax.nn.softmax) for way in ways),
+        *(Pattern("softmax", along(axis), jax.nn.softmax, params=(("axis", axis),)) for axis in (-2, -3, -4)),
+        Pattern("softmax", of_some, of_some, masks=1),
+    ]
 
 
 def _activations() -> list[Pattern]:

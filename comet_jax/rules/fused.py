@@ -1,21 +1,23 @@
 """The functions that have a protocol of their own: activations, softmax, normalisation, inverses."""
 
 import math
+from dataclasses import dataclass
 
 from comet_jax.gadgets.activations import PARITY, SMOOTH, relu, smooth
-from comet_jax.gadgets.bits import at_least, open_truncated
+from comet_jax.gadgets.bits import at_least, open_truncated, requantise
 from comet_jax.gadgets.inverse import inverse
 from comet_jax.gadgets.normalise import normalise
 from comet_jax.gadgets.softmax import softmax
+from comet_jax.ir.program import Var
+from comet_jax.protocols.bilinear import Product
 from comet_jax.protocols.linear import Combine
 from comet_jax.protocols.opening import Lift
 from comet_jax.protocols.selection import Gate
-from comet_jax.rules.arithmetic import multiply
+from comet_jax.rules.arithmetic import masked, rearranged
 from comet_jax.rules.registry import rule
 from comet_jax.rules.scope import Scope
-from comet_jax.rules.terms import Joint, Scaled
+from comet_jax.rules.terms import Joint, Known, Scaled, Term
 
-INVERSE_FRACTION = 14  # fraction bits of 1/x and 1/sqrt(x)
 SMALLEST = 2.0**-8  # of the arguments of 1/x; its square is for 1/sqrt(x)
 
 
@@ -64,7 +66,24 @@ def smooth_rule(s: Scope, node, x: Joint):
 
 
 @rule("softmax")
-def softmax_rule(s: Scope, node, x: Joint):
+def softmax_rule(s: Scope, node, x: Term, *keep: Term):
+    """Over one axis, moved to the end; of the elements that ``keep`` names, a public mask, if it is given."""
+    x = s.joint(x)
+    for mask in keep:
+        if not isinstance(mask, Known):
+            raise ValueError("a softmax over a secret choice of elements has no private rule")
+        x = masked(s, x, mask.value)
+    axis, order = node.params.get("axis", -1), list(range(len(x.shape)))
+    if axis == -1:
+        return _softmax(s, x)
+    order[axis], order[-1] = order[-1], order[axis]
+    turn = lambda x: rearranged(
+        s, x, "transpose", (tuple(order),), tuple(x.shape[i] for i in order), once=True, last=False
+    )
+    return turn(_softmax(s, turn(x)))
+
+
+def _softmax(s: Scope, x: Joint) -> Joint:
     base, where = (x.masked.base, x.masked.where) if x.masked else (x, None)
     if where is not None and not where.mask.any(-1).all():
         raise ValueError("a softmax over a row whose every score is masked has no value")
@@ -107,53 +126,90 @@ def norm_rule(s: Scope, node, x: Joint):
     return s.result(x.shape, make)
 
 
+@dataclass(frozen=True)
+class _Argument:
+    """The argument of 1/x or 1/sqrt(x): v / 2^shift at ``scale``, from 2^low on, over so many octaves."""
+
+    v: Var
+    shift: int
+    scale: float
+    low: int
+    octaves: int
+
+    @property
+    def width(self) -> int:
+        return min(self.low + self.octaves + 2, self.v.bits - self.shift)
+
+
+def _argument(s: Scope, x: Joint, *, root: bool) -> _Argument:
+    """In its calibrated range, with 14 bits for the least; or, of sums of squares, further than other values reach."""
+    n, raw, found = s.numbers, x.raw, s.calibrated(x)
+    if found:
+        smallest, largest, room = found.smallest, found.largest, n.ring - 2
+        fraction = math.ceil(14 - math.log2(smallest))
+    else:
+        smallest, largest, room = (
+            (SMALLEST**2, n.norm_bound**2, n.ring - 3) if root else (SMALLEST, n.norm_bound, n.ring - 2)
+        )
+        fraction = 20 if root else 18
+    v, shift = raw.var, _shift(raw.scale, fraction)
+    scale = raw.scale / 2.0**shift
+    low = max(1, math.floor(math.log2(smallest * scale)))
+    octaves = max(2, math.ceil(math.log2(min(largest, 2.0**room / raw.scale) * scale)) - low)
+    if v.bits < shift + low + octaves + 3:  # there is no room to compare it
+        v, shift = requantise(s.b, v, shift=shift, width=low + octaves + 2, ring=64), 0
+    return _Argument(v, shift, scale, low, octaves)
+
+
 def _inverse(s: Scope, x: Joint, *, root: bool) -> Joint:
-    n = s.numbers
+    # Within four bits of an operand's scale: it is opened as it is.
+    fraction = s.numbers.operand + 4
 
     def make():
-        raw = x.raw
-        fraction = 20 if root else 12
-        shift = _shift(raw.scale, fraction)
-        scale = raw.scale / 2.0**shift
-        # 1/sqrt(x) is of sums of squares, which reach further than other values.
-        largest = n.norm_bound**2 if root else n.norm_bound
-        width = min(n.width(math.log2(scale), largest), raw.var.bits - shift)
-        smallest = SMALLEST**2 if root else SMALLEST
-        low = max(1, math.floor(math.log2(smallest * scale)))
-        octaves = width - 2 - low
-        if root:
-            magnitude, sign = raw.var, None
-            if raw.var.bits - shift < low + octaves + 3:
-                octaves = raw.var.bits - shift - low - 3
-        else:
-            w = open_truncated(s.b, raw.var, shift=shift, width=width)
+        a = _argument(s, x, root=root)
+        v, shift, sign = a.v, a.shift, None
+        if not root:
+            w = open_truncated(s.b, v, shift=shift, width=a.width)
             y = s.b.emit(Lift(64), w)
             sign = at_least(s.b, w, (0,))
-            magnitude = s.b.emit(Combine((1, -1)), s.b.emit(Gate((2,)), sign, w, y), y)
-            shift = 0
-        numerator = 2.0**INVERSE_FRACTION * (math.sqrt(scale) if root else scale)
-        i = inverse(s.b, magnitude, shift=shift, low=low, octaves=octaves, numerator=numerator, root=root)
-        out = s.b.emit(Lift(n.ring), i)
+            v, shift = s.b.emit(Combine((1, -1)), s.b.emit(Gate((2,)), sign, w, y), y), 0
+        numerator = 2.0**fraction * (math.sqrt(a.scale) if root else a.scale)
+        i = inverse(s.b, v, shift=shift, low=a.low, octaves=a.octaves, numerator=numerator, root=root)
+        out = s.b.emit(Lift(s.numbers.ring), i)
         if sign is not None:
             out = s.b.emit(Combine((1, -1)), s.b.emit(Gate((2,)), sign, i, out), out)
-        return Scaled(out, 2.0**INVERSE_FRACTION)
+        return Scaled(out, 2.0**fraction)
 
     return s.result(x.shape, make)
 
 
 def reciprocal(s: Scope, x: Joint) -> Joint:
-    """1 / x for 2^-8 <= |x| <= the bound of normalisations."""
+    """1 / x for x in its calibrated range, or 2^-8 <= |x| <= the bound of normalisations; a step of 2^-14 (2^-22)."""
     return _inverse(s, x, root=False)
 
 
 @rule("rsqrt")
 def rsqrt(s: Scope, node, x: Joint):
-    """1 / sqrt(x) for x >= 2^-16."""
+    """1 / sqrt(x) for x in its calibrated range, or x >= 2^-16; to 1e-4 of it, and a step of 2^-14 (2^-22)."""
     return _inverse(s, x, root=True)
 
 
 @rule("sqrt")
 def sqrt(s: Scope, node, x: Joint):
-    inverse = rsqrt(s, node, x)
-    root = multiply(s, node, x, inverse)
-    return Joint(x.shape, root.make_raw, root.make_operand, inverse=inverse)
+    """x / sqrt(x), for x as in rsqrt, and 0: to 1e-4 of it where x has steps that fine."""
+    n = s.numbers
+
+    def make():
+        a = _argument(s, x, root=True)
+        w = open_truncated(s.b, a.v, shift=a.shift, width=a.width)
+        # The inverse root has 30 bits at the least argument.
+        fraction = 30 + math.floor((a.low - math.log2(a.scale)) / 2)
+        numerator = 2.0**fraction * math.sqrt(a.scale)
+        i = inverse(s.b, a.v, shift=a.shift, low=a.low, octaves=a.octaves, numerator=numerator, root=True)
+        out = s.b.emit(Product(), w, s.b.emit(Lift(64), w), i, s.b.emit(Lift(64), i))
+        scale, largest = a.scale * 2.0**fraction, math.sqrt(2.0 ** (a.low + a.octaves) / a.scale)
+        shift = math.ceil(math.log2(scale) - min(n.raw, n.ring - 3 - math.log2(largest)))
+        scale /= 2.0**shift
+        return Scaled(requantise(s.b, out, shift=shift, width=n.width(math.log2(scale), largest), ring=n.ring), scale)
+
+    return s.result(x.shape, make, inverse=rsqrt(s, node, x))

@@ -244,6 +244,8 @@ class Scope:
     def add(self, x: Scaled, y: Scaled, *, largest: float = 0.0) -> Scaled:
         """x + y at the larger scale, or less where sums up to ``largest`` need the room."""
         scale = max(x.scale, y.scale)
+        if scale > self.raw_scale:  # of a number that was made small by a constant: the other may not fit at it
+            scale = max(self.raw_scale, min(x.scale, y.scale))
         if largest * scale > 2.0 ** (self.numbers.ring - 2):
             scale = 2.0 ** (self.numbers.ring - 2) / largest
         if min(x.scale, y.scale) < scale * (1 - 1e-9) or max(x.scale, y.scale) > scale * (1 + 1e-9):

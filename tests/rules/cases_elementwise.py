@@ -14,6 +14,9 @@ EXPONENTS = np.concatenate([np.linspace(-31, 3.46, 41), [0, -0.0, 2.0**-9, -16, 
 POSITIVE = np.concatenate([np.geomspace(2.0**-12, 31, 31), 2.0 ** np.arange(-12, 5)]).astype(np.float32)
 MODERATE = np.array([0.1, 0.5, 0.9, 1, 1.5, 2, 3], np.float32)
 COEFFICIENTS = np.array([2, -1, 0.5], np.float32)
+SCORES = np.linspace(-9, 9, 15, dtype=np.float32).reshape(3, 5)
+SOME = np.tri(3, 5, 1, dtype=bool)
+ROOTS = np.array([0, 2.0**-16, 2.0**-12, 1e-3, 0.02, 0.3, 2, 31], np.float32)
 HALVES = np.concatenate([np.arange(-9, 10) / 2, [2.25, -2.25, 7 / 8, -7 / 8, 1 - 2.0**-9, 30, -30]]).astype(np.float32)
 
 # Rules of primitives that older JAX has not.
@@ -21,12 +24,19 @@ NEWER = {"log2", "polynomial"}
 
 SATURATING = [
     Case("tanh and erf", lambda x: (jnp.tanh(x), lax.erf(x), lax.erfc(x)), (SPREAD,), steps=0, approximation=5e-4),
-    Case("within the limit", lambda x: jnp.tanh(x / 16), (SPREAD,), steps=0, approximation=3e-4),
+    Case("within the limit", lambda x: jnp.tanh(x / 16), (SPREAD,), steps=0, approximation=3e-4, rings=(32,)),
     Case("logistic", lambda x: (jax.nn.sigmoid(x), 1 / (1 + jnp.exp(-x))), (SPREAD,), steps=0, approximation=3e-4),
     Case("glu", lambda x: jax.nn.glu(x.reshape(2, 26)), (SPREAD,), approximation=2e-2, rings=(32,)),
     Case("softplus", lambda x: (jax.nn.softplus(x), jnp.log(1 + jnp.exp(x))), (SPREAD,), approximation=1e-3),
     Case("mish", jax.nn.mish, (SPREAD,), approximation=1e-3),
-    Case("beyond the limit, in little room", lambda x: jnp.tanh(x / 5), (SPREAD,), steps=0, approximation=5e-4),
+    Case(
+        "beyond the limit, in little room",
+        lambda x: jnp.tanh(x / 5),
+        (SPREAD,),
+        steps=0,
+        approximation=5e-4,
+        rings=(32,),
+    ),
     Case("sin and cos", lambda x: (jnp.sin(x), jnp.cos(x)), (SPREAD,), steps=0, approximation=3e-4),
     Case("tan", jnp.tan, (SPREAD[np.abs(np.cos(SPREAD)) > 0.2],), steps=16, approximation=6e-3),
 ]
@@ -40,11 +50,11 @@ EXPONENTIALS = [
 POLYNOMIAL = Case("polyval", lambda x, w: jnp.polyval(w, x), (MODERATE,), (COEFFICIENTS,), steps=16)
 LOGARITHMS = [
     Case("log", lambda x: (jnp.log(x), jnp.log2(x), jnp.log1p(x)), (POSITIVE,), steps=0, approximation=3e-4),
-    Case("powers", lambda x: (x**2.5, 2.0**x, x**2.0, x**-1.0), (MODERATE,), steps=16, approximation=2e-2),
+    Case("powers", lambda x: (x**2.5, 2.0**x, x**2.0, x**-1.0), (MODERATE,), steps=16, approximation=2e-2, rings=(64,)),
     Case("power with a root", lambda x: (x**0.5, x**-0.5), (MODERATE,), steps=16, approximation=1e-3, rings=(32,)),
     Case("power of secrets", lambda x: x**x, (MODERATE,), steps=16, approximation=1e-2, rings=(32,)),
     Case("power of owned", lambda x, w: (x**w, w**x), (MODERATE,), (MODERATE[::-1].copy(),), steps=16, rings=(64,)),
-    Case("cbrt", jnp.cbrt, (SPREAD,), steps=4, approximation=1e-3),
+    Case("cbrt", jnp.cbrt, (SPREAD,), steps=4, approximation=1e-3, rings=(32,)),
     *([POLYNOMIAL] if hasattr(lax, "polynomial_p") else []),
 ]
 
@@ -56,7 +66,24 @@ ROUNDING = [
     Case("stop_gradient", lax.stop_gradient, (HALVES,), rings=(32,)),
 ]
 
+COMPOSED = [
+    Case("parts of very different size", lambda x: (x + 0.01 * x, x - x / 64), (SPREAD,), steps=3),
+    Case("elu", jax.nn.elu, (SPREAD,), steps=6, approximation=1e-3, rings=(32,)),
+    Case(
+        "leaky relu and hard swish",
+        lambda x: (jax.nn.leaky_relu(x), jax.nn.hard_swish(x)),
+        (SPREAD / 2,),
+        steps=8,
+        rings=(32,),
+    ),
+    Case("silu of an eighth", lambda x: jax.nn.silu(x / 8), (SPREAD,), approximation=1e-3, rings=(32,)),
+    Case("softmax over columns", lambda x: jax.nn.softmax(x, axis=0), (SCORES,), approximation=1e-3, rings=(64,)),
+    Case("softmax of some", lambda x: jax.nn.softmax(x, where=SOME), (SCORES,), approximation=1e-3, rings=(32,)),
+    Case("small roots", lambda x: jnp.sqrt(x), (ROOTS,), steps=0, approximation=3e-4),
+]
+
 ELEMENTWISE = {
+    "composed": COMPOSED,
     "saturating": SATURATING,
     "exponentials": EXPONENTIALS,
     "logarithms": LOGARITHMS,
