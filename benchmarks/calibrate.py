@@ -68,7 +68,7 @@ def of_minilm() -> cj.Calibration:
 
 
 def of_case(name: str) -> cj.Calibration:
-    made = cases.make(name)
+    made = cases.make(name, min(32, cases.CASES[name][1]))
     r, policy = np.random.default_rng(1), _fresh(made.policy(32))
     others = [r.normal(0, 1, made.x.shape).astype(np.float32) for _ in range(2)]
     return cj.calibrate(made.function, *((made.weights, x) for x in (made.x, *others)), policy=policy)

@@ -1,5 +1,6 @@
 """What users call: ``private``, ``share``, ``seal``, ``reveal``, ``explain``."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -139,7 +140,9 @@ def explain(fn: Any, *args: Any, policy: Policy | None = None, **kwargs: Any) ->
         fn = fn.apply if isinstance(fn, PrivateInstance) else fn
     elif policy is not None:
         fn = fn.under(policy)
-    return explain_lowered(fn.trace(*args, **kwargs).lower())
+    traced = fn.trace(*args, **kwargs)
+    uncalibrated = replace(traced, policy=replace(traced.policy, ranges=None)).lower() if traced.policy.ranges else None
+    return explain_lowered(traced.lower(), uncalibrated)
 
 
 def calibrate(

@@ -15,6 +15,7 @@ import numpy as np
 
 from comet_jax.errors import CometError
 from comet_jax.models import byte_lm
+from comet_jax.models.ranges import bundled
 from comet_jax.policy import Policy
 
 Ring = Literal[32, 64]
@@ -35,6 +36,11 @@ class Case:
     x: np.ndarray
     sealed: bool = True
     policy: Callable[[Ring], Policy] = lambda ring: Policy(ring=ring)
+
+
+def _calibrated(name: str) -> Callable[[Ring], Policy]:
+    """At 32 bits, the bundled ranges: weights and inputs are drawn, so calibration is of everybody's knowledge."""
+    return lambda ring: Policy(ring=ring, ranges=bundled(name) if ring == 32 else None)
 
 
 def _generator(tag: str) -> np.random.Generator:
@@ -99,7 +105,7 @@ def _stack(name: str, tokens: int, tag: str, activation) -> Case:
     layers = [_layer_weights(r) for _ in range(LAYERS)]
     weights = {k: np.stack([layer[k] for layer in layers]) for k in layers[0]}
     weights["gf"], weights["bf"] = _real(1 + r.normal(0, 0.1, WIDTH)), _real(r.normal(0, 0.1, WIDTH))
-    return Case(name, tokens, decoder(activation), weights, x)
+    return Case(name, tokens, decoder(activation), weights, x, policy=_calibrated(name))
 
 
 def _elementwise(name: str, tag: str, function) -> Callable[[int], Case]:
@@ -139,7 +145,8 @@ def _ffn(tokens: int) -> Case:
 def _layer(tokens: int) -> Case:
     r = _generator(f"layer_relu_{tokens}")
     p = _layer_weights(r)
-    return Case("layer", tokens, decoder_layer, p, _real(r.normal(0, 1, (tokens, WIDTH))))
+    x = _real(r.normal(0, 1, (tokens, WIDTH)))
+    return Case("layer", tokens, decoder_layer, p, x, policy=_calibrated("layer"))
 
 
 def _byte_lm(tokens: int) -> Case:

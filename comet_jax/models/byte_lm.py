@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from comet_jax.errors import CometError
+from comet_jax.models.ranges import bundled
 from comet_jax.policy import Numbers, Policy
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "byte_lm.safetensors"
@@ -76,14 +77,15 @@ class ByteLM(nn.Module):
 
 
 def policy(ring: Literal[32, 64] = 32, published: tuple[str, ...] = ()) -> Policy:
-    """Numbers that hold the trained weights.
+    """Ranges calibrated on English text, and numbers that hold the trained weights without them.
 
     The wire that decides is the residual before the last norm: up to 150 over windows of English text, where the
     default numbers of the 32-bit ring end at 64. It takes 8 bits before the point, which leaves ``raw`` 22.
     """
     if ring == 64:
         return Policy(ring=64, published=published)
-    return Policy(numbers=Numbers(raw=22, norm_bound=256.0), published=published)
+    numbers = Numbers(raw=22, norm_bound=256.0, finest=24)
+    return Policy(numbers=numbers, published=published, ranges=bundled("byte_lm"))
 
 
 def save(path: Path, config: ByteLMConfig, params, **facts: str) -> None:

