@@ -67,7 +67,9 @@ def _at_secret_places(s: Scope, node, table: Term, indices: Owned | Joint) -> Te
         raise ValueError("at secret places one axis can be looked up, by `table[ids]` or jnp.take, others whole")
     count = table.shape[axes[0]]
     clipped = lax.GatherScatterMode.from_any(node.params["mode"]) == CLIP
-    hot = one_hot(s, reshaped(s, indices, indices.shape[:-1]), count, clipped=clipped)
+    places = reshaped(s, indices, indices.shape[:-1])
+    assert not isinstance(places, Known)
+    hot = one_hot(s, places, count, clipped=clipped)
     free = [i for i in range(len(hot.shape) - 1) if i not in batch_i]
     dims = (((len(hot.shape) - 1,), axes), (batch_i, batch_x))
     # The product has the axes of both in step, the other indices, the rest of the table.

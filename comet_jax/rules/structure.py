@@ -193,7 +193,7 @@ def select(s: Scope, node, which: Term, *cases: Term):
         if node.inputs[0].dtype.kind != "b":
             return select_by_index(s, node, which, cases)
         if boolean:
-            return choose_bits(s, which, *cases, shape)
+            return choose_bits(s, which, cases[0], cases[1], shape)
         return select_by_secret(s, s.joint(which), *cases)
     number = np.broadcast_to(np.clip(which.value.astype(np.int64), 0, len(cases) - 1), shape)
     used = np.unique(number) if number.size else np.array([0])
