@@ -75,7 +75,7 @@ def _told(error: Exception, what: str) -> str:
 
 
 def _is_library(path: str) -> bool:
-    return any(f"/{name}/" in path for name in ("jax", "jaxlib", "flax", "comet_jax")) or path.startswith("<")
+    return any(f"/{name}/" in path for name in ("jax", "jaxlib", "flax", "numpy", "comet_jax")) or path.startswith("<")
 
 
 def _all_nodes(graph: Graph) -> Iterator[Node]:

@@ -262,6 +262,8 @@ def identity(s: Scope, node, *xs: Term):
 @rule("convert_element_type")
 def convert(s: Scope, node, x: Joint):
     kind = np.dtype(node.params["new_dtype"]).kind
+    if kind == "c":
+        raise ValueError("complex numbers have no private form: compute on real and imaginary parts")
     if kind == "b" and node.inputs[0].dtype.kind != "b":
         from comet_jax.rules.comparison import equal
 

@@ -57,7 +57,7 @@ def opened(s: Scope, x: Joint, spare: int = 1, beyond: float = 0.0) -> tuple[Var
     The wire has room for ``beyond`` more than x, and then for ``spare`` bits.
     """
     raw, n = x.raw, s.numbers
-    shift = max(0, math.floor(math.log2(raw.scale)) - n.operand)
+    shift = min(max(0, math.floor(math.log2(raw.scale)) - n.operand), raw.var.bits - 3)
     scale = raw.scale / 2.0**shift
     width = n.width(math.log2(scale), largest(s, x, raw.scale) + beyond) + spare
     w = open_truncated(s.b, raw.var, shift=shift, width=width)
@@ -106,6 +106,8 @@ def equal(s: Scope, node, x: Term, y: Term):
         return found if node.op == "ne" else invert(s, None, found)
     if isinstance(x, Known):
         x, y = y, x
+    if isinstance(y, Known) and y.value.size and np.isinf(y.value).all() and not (isinstance(x, Joint) and x.masked):
+        return Known(np.full(shape, node.op == "ne"))  # nor infinity
     same = _at_places(s, x, y, shape) if isinstance(x, Joint) and isinstance(y, Known) else None
     if same is None:
         same = _is_zero(s, difference(s, node, x, within(s, x, y)))

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from comet_jax.gadgets.activations import PARITY, SMOOTH, relu, smooth
 from comet_jax.gadgets.bits import at_least, open_truncated, requantise
 from comet_jax.gadgets.inverse import inverse
@@ -17,12 +19,14 @@ from comet_jax.rules.arithmetic import masked, rearranged
 from comet_jax.rules.registry import rule
 from comet_jax.rules.scope import Scope
 from comet_jax.rules.terms import Joint, Known, Scaled, Term
+from comet_jax.sharing.packing import Where
 
 SMALLEST = 2.0**-8  # of the arguments of 1/x; its square is for 1/sqrt(x)
 
 
-def _shift(scale: float, fraction: int) -> int:
-    return max(0, math.floor(math.log2(scale)) - fraction)
+def _shift(x: Scaled, fraction: int) -> int:
+    """The low bits of x beyond ``fraction``, of which three stay where a constant has made it very small."""
+    return min(max(0, math.floor(math.log2(x.scale)) - fraction), x.var.bits - 3)
 
 
 @rule("relu")
@@ -31,7 +35,7 @@ def relu_rule(s: Scope, node, x: Joint):
 
     def make():
         raw = x.raw
-        shift = _shift(raw.scale, n.operand)
+        shift = _shift(raw, n.operand)
         scale = raw.scale / 2.0**shift
         width = n.width(math.log2(scale), s.range_of(x).largest)
         return Scaled(relu(s.b, raw.var, shift=shift, width=width, ring=n.ring), scale)
@@ -46,7 +50,7 @@ def smooth_rule(s: Scope, node, x: Joint):
 
     def make():
         raw = x.raw
-        shift = _shift(raw.scale, n.operand)
+        shift = _shift(raw, n.operand)
         scale = raw.scale / 2.0**shift
         var, out = smooth(
             s.b,
@@ -85,15 +89,22 @@ def softmax_rule(s: Scope, node, x: Term, *keep: Term):
 
 def _softmax(s: Scope, x: Joint) -> Joint:
     base, where = (x.masked.base, x.masked.where) if x.masked else (x, None)
-    if where is not None and not where.mask.any(-1).all():
-        raise ValueError("a softmax over a row whose every score is masked has no value")
+    # Of a row whose every score is masked by one finite number, the scores are alike, whatever lies under the mask.
+    alike = np.zeros((*x.shape[:-1], 1), bool) if where is None else ~where.mask.any(-1, keepdims=True)
+    if alike.any():
+        if not x.masked.even:
+            raise ValueError("a softmax over a row whose every score is masked has no value")
+        where = Where(where.mask | alike)
 
     def make():
         raw = base.raw
         var, scale = softmax(
             s.b, raw.var, scale=raw.scale, where=where, ring=s.numbers.ring, fraction=s.numbers.probability
         )
-        return Scaled(var, scale, where)
+        if not alike.any():
+            return Scaled(var, scale, where)
+        var = s.scale_by(var, np.broadcast_to(~alike, x.shape))
+        return s.add_public(Scaled(var, scale), np.where(np.broadcast_to(alike, x.shape), 1 / x.shape[-1], 0.0))
 
     # Probabilities are opened at their own scale: no truncation between softmax and the product with the values.
     return Joint(x.shape, make, lambda j: s.open(j.raw))
@@ -107,7 +118,7 @@ def norm_rule(s: Scope, node, x: Joint):
     def make():
         form = x.centred if takes_mean else None
         raw = form or x.raw
-        shift = _shift(raw.scale, n.norm)
+        shift = _shift(raw, n.norm)
         found = s.calibrated(x)
         width = n.width(math.log2(raw.scale) - shift, found.largest if found else n.norm_bound)
         var, scale = normalise(
@@ -152,7 +163,7 @@ def _argument(s: Scope, x: Joint, *, root: bool) -> _Argument:
             (SMALLEST**2, n.norm_bound**2, n.ring - 3) if root else (SMALLEST, n.norm_bound, n.ring - 2)
         )
         fraction = 20 if root else 18
-    v, shift = raw.var, _shift(raw.scale, fraction)
+    v, shift = raw.var, _shift(raw, fraction)
     scale = raw.scale / 2.0**shift
     low = max(1, math.floor(math.log2(smallest * scale)))
     octaves = max(2, math.ceil(math.log2(min(largest, 2.0**room / raw.scale) * scale)) - low)

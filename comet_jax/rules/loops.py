@@ -115,7 +115,7 @@ def _stack(s: Scope, terms: list[Term]) -> Term:
 
     def make() -> Scaled:
         parts = [j.raw for j in joints]
-        scale = max(p.scale for p in parts)
+        scale = s.common_scale(*parts)
         one = Rearrange("reshape", ((1, *shape[1:]),))
         rows = [s.b.emit(one, s.rescale(p, scale).var) for p in parts]
         return Scaled(s.b.emit(Rearrange("concatenate", (0,)), *rows), scale)

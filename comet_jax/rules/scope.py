@@ -208,7 +208,8 @@ class Scope:
     def small(self, x: Scaled, *, fraction: int | None = None, bound: float | None = None, slack: int = 4) -> Scaled:
         """x at the operands' scale, or at ``fraction`` bits: truncated, unless it is within ``slack`` bits already."""
         fraction = self.numbers.operand if fraction is None else fraction
-        shift = math.floor(math.log2(x.scale)) - fraction
+        # Of what a constant has made small there may be fewer bits above those: it keeps a few at a larger scale.
+        shift = min(math.floor(math.log2(x.scale)) - fraction, x.var.bits - 3)
         if shift <= slack:
             return x
         scale = x.scale / 2.0**shift
@@ -234,7 +235,9 @@ class Scope:
         """x plus public real numbers."""
         if not np.any(value):
             return x
-        largest, limit = float(np.abs(np.asarray(value, np.float64)).max()), 2.0 ** (self.numbers.ring - 2)
+        largest = float(np.abs(np.asarray(value, np.float64)).max())
+        # Beyond the raw scale is what a constant has made small, which may take half of the room.
+        limit = 2.0 ** (self.numbers.ring - (3 if x.scale > self.raw_scale else 2))
         x = x if largest * x.scale <= limit else self.small(x)
         if largest * x.scale > limit:
             raise ValueError(f"a public addend of {largest:g} does not fit a ring of {self.numbers.ring} bits")
@@ -242,15 +245,19 @@ class Scope:
         return Scaled(self.b.emit(Combine((1,), Table(integers)), x.var), x.scale)
 
     def add(self, x: Scaled, y: Scaled, *, largest: float = 0.0) -> Scaled:
-        """x + y at the larger scale, or less where sums up to ``largest`` need the room."""
-        scale = max(x.scale, y.scale)
-        if scale > self.raw_scale:  # of a number that was made small by a constant: the other may not fit at it
-            scale = max(self.raw_scale, min(x.scale, y.scale))
-        if largest * scale > 2.0 ** (self.numbers.ring - 2):
-            scale = 2.0 ** (self.numbers.ring - 2) / largest
+        """x + y; ``largest``: what is known of the sum's magnitude."""
+        scale = self.common_scale(x, y, largest=largest)
         if min(x.scale, y.scale) < scale * (1 - 1e-9) or max(x.scale, y.scale) > scale * (1 + 1e-9):
             x, y = self.rescale(x, scale), self.rescale(y, scale)
         return Scaled(self.b.emit(Combine((1, 1)), x.var, y.var), x.scale)
+
+    def common_scale(self, *xs: Scaled, largest: float = 0.0) -> float:
+        """The largest of their scales, or less where values up to ``largest`` need the room."""
+        scale = max(x.scale for x in xs)
+        if scale > self.raw_scale:  # of a number that was made small by a constant: the others may not fit at it
+            scale = max(self.raw_scale, min(x.scale for x in xs))
+        limit = 2.0 ** (self.numbers.ring - 2)
+        return limit / largest if largest * scale > limit else scale
 
     def broadcast(self, var: Var, shape: tuple[int, ...]) -> Var:
         """var repeated along leading axes to ``shape``."""

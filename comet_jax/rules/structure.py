@@ -133,7 +133,7 @@ def joined(s: Scope, xs: Sequence[Term], axis: int, shape: tuple[int, ...]) -> J
 
     def make():
         parts = [j.raw for j in joints if isinstance(j, Joint)]
-        scale = max(p.scale for p in parts)
+        scale = s.common_scale(*parts, largest=extra["range"].largest if extra["range"] else 0.0)
         shares = lambda j: s.constant(j.value, scale) if isinstance(j, Known) else s.rescale(j.raw, scale).var
         return Scaled(s.b.emit(Rearrange("concatenate", (axis,)), *map(shares, joints)), scale)
 
