@@ -94,12 +94,14 @@ def _add_public(s: Scope, x: Joint, value: np.ndarray):
 
 
 def _add_owned(s: Scope, x: Joint, y: Owned):
-    if y.dtype.kind in "iub":
+    real = y.dtype.kind not in "iub"
+    if not real:
         y = y.map(lambda a: a.astype(np.float64), y.shape, dtype=np.float64)
     # A repeated vector (a bias) is encoded once and repeated as shares.
     source = y.vector or y
 
     def plus(base: Scaled, value: Owned) -> Scaled:
+        base = s.fine(base) if real else base
         var = s.broadcast(s.encode(value, base.scale), x.shape)
         return Scaled(s.b.emit(Combine((1, 1)), base.var, var), base.scale)
 

@@ -227,6 +227,11 @@ class Scope:
             factor = scale / x.scale
         return Scaled(self.scale_by(x.var, np.array(round(factor))), scale, x.where)
 
+    def fine(self, x: Scaled) -> Scaled:
+        """x with an operand's fraction bits at least: integers have none, and a real number is to be added."""
+        lacking = self.numbers.operand - math.log2(x.scale)
+        return self.rescale(x, x.scale * 2.0 ** math.ceil(lacking)) if lacking > 0 else x
+
     def scale_by(self, var: Var, integers: np.ndarray) -> Var:
         """var times public integers."""
         return self.b.emit(Scale(Table(np.asarray(integers, np.int64))), var)
@@ -241,6 +246,8 @@ class Scope:
         x = x if largest * x.scale <= limit else self.small(x)
         if largest * x.scale > limit:
             raise ValueError(f"a public addend of {largest:g} does not fit a ring of {self.numbers.ring} bits")
+        if np.any(np.asarray(value) != np.rint(value)):
+            x = self.fine(x)
         integers = np.rint(np.asarray(value, np.float64) * x.scale).astype(np.int64)
         return Scaled(self.b.emit(Combine((1,), Table(integers)), x.var), x.scale)
 
