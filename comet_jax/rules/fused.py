@@ -91,8 +91,8 @@ def _softmax(s: Scope, x: Joint) -> Joint:
     base, where = (x.masked.base, x.masked.where) if x.masked else (x, None)
     # Of a row whose every score is masked by one finite number, the scores are alike, whatever lies under the mask.
     alike = np.zeros((*x.shape[:-1], 1), bool) if where is None else ~where.mask.any(-1, keepdims=True)
-    if alike.any():
-        if not x.masked.even:
+    if where is not None and alike.any():
+        if x.masked is None or not x.masked.even:
             raise ValueError("a softmax over a row whose every score is masked has no value")
         where = Where(where.mask | alike)
 
