@@ -72,11 +72,12 @@ def test_activations_and_softmax(name, way):
 def test_every_pattern_finds_itself_and_its_node_computes_the_same(index):
     """The table of patterns is complete by being the parameters. Epsilon is the placeholder's value."""
     pattern = patterns()[index]
-    avals = (X, *[D] * pattern.vectors)
+    x, keep = (jax.ShapeDtypeStruct((2, 3, 2, 8), dtype) for dtype in (jnp.float32, bool))
+    avals = (x, *[keep] * pattern.masks, *[D] * pattern.vectors)
     graph = fused(pattern.reference, *avals)
     assert [n.op for n in graph.nodes if n.reference] == [pattern.name]
     rng = np.random.default_rng(0)
-    arrays = [rng.normal(size=a.shape).astype(np.float32) for a in avals]
+    arrays = [rng.normal(size=a.shape).astype(a.dtype) for a in avals]
     (got,) = graph.evaluate(*arrays)
     np.testing.assert_allclose(got, pattern.reference(*arrays), rtol=2e-5, atol=2e-6)
 
@@ -113,7 +114,7 @@ def test_inside_a_scan():
 @pytest.mark.parametrize(
     "miss",
     [
-        lambda x: jax.nn.softmax(x, axis=0),
+        lambda x: jax.nn.softmax(x, axis=(0, 1)),
         lambda x: jnp.exp(x - x.max()) / jnp.exp(x - x.max()).sum(),
         lambda x: jnp.exp(x) / jnp.exp(x + 1).sum(-1, keepdims=True),
         lambda x: jnp.exp(x) / (jnp.exp(x).sum(-1, keepdims=True) + 1),
