@@ -13,8 +13,6 @@ alias.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,35 +39,17 @@ def _level_bits(scale: float) -> int:
     return math.ceil(math.log2(4 * scale) - 0.06)
 
 
-@dataclass(frozen=True)
-class Exponentials:
-    """Of each row x: e = exp(x - M) and its sum, both in units of 2^-(DEALT + PUBLIC).
-
-    M = (level - LEVELS / 2) nats is the row's maximum, or up to a level more or less: the largest e is between
-    exp(-nats) and exp(nats). ``level`` is opened mod LEVELS. ``octaves``: nats as a power of two.
-    """
-
-    e: Var
-    total: Var
-    level: Var
-    nats: float
-
-    @property
-    def octaves(self) -> float:
-        """How many octaves a level is."""
-        return self.nats * math.log2(math.e)
-
-
-def exponentials(
-    b: Builder, s: Var, *, scale: float, where: Where | None, ring_bits: Callable[[float], int]
-) -> Exponentials:
-    """The scores' exponentials, in a ring of as many bits as ``ring_bits`` says for a level's octaves; three rounds."""
+def softmax(b: Builder, s: Var, *, scale: float, where: Where | None, ring: int, fraction: int) -> tuple[Var, float]:
+    """[softmax(s)] in Z_2^ring and its scale, 2^fraction. Elements outside ``where`` get zero and cost nothing."""
+    t = s.shape[-1]
     level_bits = _level_bits(scale)
     if level_bits < LOW:
         s = b.emit(Scale(Table(np.array(1 << LOW - level_bits, np.int64))), s)
         scale, level_bits = scale * 2.0 ** (LOW - level_bits), LOW
     shift = level_bits - LOW
     nats = 2.0**level_bits / scale
+    level_octaves = nats * math.log2(math.e)
+    octaves = math.ceil(level_octaves)
 
     half = Table(np.array(LEVELS // 2 << LOW + shift, np.int64))
     scores = b.emit(Open(LOW + LEVEL_BITS, shift, where=where), b.emit(Combine((1,), half), s))
@@ -77,32 +57,21 @@ def exponentials(
     filled = b.emit(non_zero(counts.bits, Group(LEVEL_BITS)), b.emit(Open(counts.bits), counts))
     level = b.emit(Open(LEVEL_BITS), b.emit(Sum((len(filled.shape) - 1,)), filled))
     d = b.emit(Subtract(LOW, TOP << LOW), scores, level)
-    bits = ring_bits(nats * math.log2(math.e))
-    e = b.emit(ExpTable(LOW, nats / (1 << LOW), TOP, bits, DEALT, PUBLIC), d)
-    return Exponentials(e, b.emit(Sum((len(e.shape) - 1,)), e), level, nats)
 
-
-def softmax(b: Builder, s: Var, *, scale: float, where: Where | None, ring: int, fraction: int) -> tuple[Var, float]:
-    """[softmax(s)] in Z_2^ring and its scale, 2^fraction. Elements outside ``where`` get zero and cost nothing."""
+    width = LOW + octaves  # bits of an exponential after truncation: 2^-12 of the least possible maximum
+    cut = DEALT + PUBLIC - width
     keep = 2  # the sum keeps two bits more than its terms
-    # Bits of an exponential after truncation: 2^-12 of the least possible maximum.
-    width_of = lambda octaves: LOW + math.ceil(octaves)
     # The largest element is within one level of one, and there are t.
-    largest_of = lambda octaves: width_of(octaves) + keep + octaves + math.log2(s.shape[-1])
-
-    def ring_bits(octaves: float) -> int:
-        width = width_of(octaves)
-        cut = DEALT + PUBLIC - width
-        return min(64, max(cut - keep + math.ceil(largest_of(octaves)) + 1, cut + width + math.ceil(octaves) + 3))
-
-    x = exponentials(b, s, scale=scale, where=where, ring_bits=ring_bits)
-    width, largest = width_of(x.octaves), largest_of(x.octaves)
-    cut, least = DEALT + PUBLIC - width, width + keep - x.octaves
-    ew = open_truncated(b, x.e, shift=cut, width=width + math.ceil(x.octaves) + 3, where=where)
+    least, largest = (width + keep + x for x in (-level_octaves, level_octaves + math.log2(t)))
+    ring_bits = min(64, max(cut - keep + math.ceil(largest) + 1, cut + width + octaves + 3))
+    table = ExpTable(LOW, nats / (1 << LOW), TOP, ring_bits, DEALT, PUBLIC)
+    e = b.emit(table, d)
+    ew = open_truncated(b, e, shift=cut, width=width + octaves + 3, where=where)
+    total = b.emit(Sum((len(e.shape) - 1,)), e)
 
     i = inverse(
         b,
-        x.total,
+        total,
         shift=cut - keep,
         low=least,
         octaves=largest - least,
