@@ -84,19 +84,6 @@ class Result:
     known: Known | Owned | None = None
 
 
-@dataclass(frozen=True)
-class Saving:
-    """What a pass made of a figure: "narrow: 10.1 -> 9.9 million bytes online"."""
-
-    by: str
-    what: str
-    before: int
-    after: int
-
-    def __str__(self) -> str:
-        return f"{self.by}: {self.before:,} -> {self.after:,} {self.what}"
-
-
 @dataclass(frozen=True, eq=False)
 class Lowered:
     """A program with the meaning of its inputs and outputs.
@@ -104,7 +91,8 @@ class Lowered:
     ``inputs``: one an input of the graph: its owner, or None for one that is public or shared already.
     ``encodings``: one a program input, or the position and form of the ``SharedInput`` that it takes.
     ``results``: one an output of the graph; those with a scale are the program's outputs, in order.
-    ``proof``: what the leak check found. ``places``: scales, by site and operation. ``savings``: what passes saved.
+    ``proof``: what the leak check found. ``places``: scales, by site and operation. ``wide``: the program before it
+    was narrowed, for comparison.
     """
 
     program: Program
@@ -114,7 +102,7 @@ class Lowered:
     policy: Policy
     proof: leaks.Proof
     places: dict[tuple[str, str], Place]
-    savings: tuple[Saving, ...]
+    wide: Program
 
     def as_text(self) -> str:
         """The program, for people."""
@@ -158,22 +146,12 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
             results.append(Result(value.shape, np.dtype(value.dtype), raw.scale))
         else:
             results.append(Result(value.shape, np.dtype(value.dtype), None, term))
-    program = s.b.finish(*wires)
+    wide = s.b.finish(*wires)
+    program = narrow(wide)
     by_var = {var.id: e for var, e in s.encodings.values()}
-    encodings = tuple(by_var[v.id] if v.id in by_var else taken[v.id] for v in program.inputs)
+    encodings = tuple(by_var[v.id] if v.id in by_var else taken[v.id] for v in wide.inputs)
     owners = tuple(x.owner if isinstance(x, OwnedInput) else None for x in inputs)
-    wide, program = program, narrow(program)
-    return Lowered(
-        program, owners, encodings, tuple(results), policy, leaks.check(program), s.places, _savings(wide, program)
-    )
-
-
-def _savings(wide: Program, program: Program) -> tuple[Saving, ...]:
-    return (
-        Saving("schedule", "rounds: independent openings share a message", program.openings, program.round_count),
-        Saving("narrow", "bytes online: every wire in its smallest ring", wide.online_bytes, program.online_bytes),
-        Saving("narrow", "bytes dealt", wide.offline_bytes, program.offline_bytes),
-    )
+    return Lowered(program, owners, encodings, tuple(results), policy, leaks.check(program), s.places, wide)
 
 
 def _shared(
