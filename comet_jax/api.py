@@ -133,13 +133,7 @@ def explain(fn: Any, *args: Any, policy: Policy | None = None, **kwargs: Any) ->
     """
     if isinstance(fn, type):
         raise CometError(f"explain() takes {fn.__name__}(...).apply, an instance or a function, not a class")
-    if isinstance(fn, PrivateInstance):
-        fn = fn.apply
-    if not isinstance(fn, Private):
-        fn = private(fn, policy=policy)
-        fn = fn.apply if isinstance(fn, PrivateInstance) else fn
-    elif policy is not None:
-        fn = fn.under(policy)
+    fn = _under(fn, policy)
     traced = fn.trace(*args, **kwargs)
     uncalibrated = replace(traced, policy=replace(traced.policy, ranges=None)).lower() if traced.policy.ranges else None
     return explain_lowered(traced.lower(), uncalibrated)
@@ -158,12 +152,18 @@ def calibrate(
 
     Ranges are public: parties learn, to a power of two, how large each activation got on the examples.
     """
+    fn = _under(fn, policy)
+    return calibrate_private(fn, examples, fn.policy, margin=margin, tolerance=tolerance)
+
+
+def _under(fn: Any, policy: Policy | None) -> Private:
+    """``fn``, private or not yet, as a private function; ``policy``, if given, replaces its own."""
     if isinstance(fn, PrivateInstance):
         fn = fn.apply
-    if not isinstance(fn, Private):
-        fn = private(fn, policy=policy)
-        fn = fn.apply if isinstance(fn, PrivateInstance) else fn
-    return calibrate_private(fn, examples, policy or fn.policy, margin=margin, tolerance=tolerance)
+    if isinstance(fn, Private):
+        return fn if policy is None else fn.under(policy)
+    fn = private(fn, policy=policy)
+    return fn.apply if isinstance(fn, PrivateInstance) else fn
 
 
 def plan_for(call: Call, plans: dict[Any, tuple[Plan, Any]]) -> tuple[Plan, Any]:

@@ -6,15 +6,13 @@ examples in the ideal world, which rounds exactly as a private run does: that gi
 headroom that is left at every opening.
 """
 
-import io
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from comet_jax.errors import CometError
@@ -24,8 +22,9 @@ from comet_jax.frontend.trace import Traced
 from comet_jax.interpreters.ideal import Drawn, ideal
 from comet_jax.ir.jaxprs import Graph
 from comet_jax.ir.program import Program, Scan
+from comet_jax.passes.explain import as_text
 from comet_jax.passes.lower import Lowered
-from comet_jax.passes.ranges import Observed, all_nodes, bind, digest, owned_by, values
+from comet_jax.passes.ranges import Observed, bind, digest, owned_by, values
 from comet_jax.policy import NUMBERS, Policy, Ranges
 from comet_jax.rules.scope import Encoding
 from comet_jax.runtime.plan import Plan
@@ -71,10 +70,8 @@ class Calibration:
             table.add_column(name, justify="right")
         for h in self.headroom:
             table.add_row(h.site, h.operation, str(h.bits), f"{h.spare:.1f}")
-        console = Console(width=120, record=True, file=io.StringIO())
-        console.print(table)
         ring = f"Z_2^{self.policy.ring}: largest error {self.error:.2g} of results up to {self.size:.3g}"
-        return "\n".join([console.export_text().rstrip(), "", ring, *([self.refused] if self.refused else [])])
+        return "\n".join([as_text(table), "", ring, *([self.refused] if self.refused else [])])
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +131,7 @@ def calibrate(
 def _largest(graph: Graph, policy: Policy) -> str:
     """Where the values are that leave the fewest fraction bits."""
     ranges = bind(policy.ranges, graph)
-    found = [(ranges[v].largest, n) for n in all_nodes(graph) for v in n.outputs if v in ranges]
+    found = [(ranges[v].largest, n) for n in graph.every_node() for v in n.outputs if v in ranges]
     if not found:
         return ""
     largest, node = max(found, key=lambda f: f[0])
@@ -164,9 +161,11 @@ def _value(x: Any) -> np.ndarray:
 def _check(runs: list[_Example], policy: Policy) -> Calibration:
     error = size = 0.0
     spare: dict[tuple[str, str, int], float] = {}
+    worlds: dict[str, Callable] = {}  # examples of the same shapes make the same program, which is compiled once
     for i, run in enumerate(runs):
         lowered = Traced(run.traced.graph, run.traced.inputs, run.traced.out_tree, policy).lower()
-        got, seen = _in_the_ideal_world(lowered, run.arrays, i)
+        world = worlds.setdefault(lowered.program.digest, _ideal_world(lowered.program))
+        got, seen = _results(lowered, world, run.arrays, i)
         for place, bits in _headroom(lowered.program, seen):
             spare[place] = min(spare.get(place, math.inf), bits)
         for x, wanted in zip(got, run.results, strict=True):
@@ -177,26 +176,31 @@ def _check(runs: list[_Example], policy: Policy) -> Calibration:
     return Calibration(policy, error, size, tuple(Headroom(*place, bits) for place, bits in spare.items()))
 
 
-def _in_the_ideal_world(lowered: Lowered, arrays: list[np.ndarray], seed: int) -> tuple[list[np.ndarray], dict]:
-    """The results of a call, as floats, and the largest magnitude at each opening."""
-    plan, program = Plan(lowered), lowered.program
-    inputs = [
-        Secret(x.shape, x.dtype, owner, None, x) if owner else x
-        for x, owner in zip(arrays, lowered.inputs, strict=True)
-    ]
-    envs = environments(plan, inputs)
+def _ideal_world(program: Program) -> Callable[..., tuple[list[Any], dict[int, Any]]]:
+    """The program on integers, from a key of coins: its outputs, and the largest magnitude at each opening."""
 
     def run(key, integers):
         seen: dict[int, Any] = {}
         return ideal(program, Drawn(key), integers, seen), seen
 
+    return jax.jit(run)
+
+
+def _results(lowered: Lowered, world: Callable, arrays: list[np.ndarray], seed: int) -> tuple[list[np.ndarray], dict]:
+    """The results of a call in the ideal ``world`` of its program, as floats, and what was seen at its openings."""
+    plan = Plan(lowered)
+    inputs = [
+        Secret(x.shape, x.dtype, owner, None, x) if owner else x
+        for x, owner in zip(arrays, lowered.inputs, strict=True)
+    ]
+    envs = environments(plan, inputs)
     integers = []
     for i, e in enumerate(lowered.encodings):
         assert isinstance(e, Encoding)
         integers.append(plan.encode(i, envs[e.owner]))
     with jax.enable_x64(True):
         key = np.random.default_rng(seed).integers(0, 1 << 32, 8, dtype=np.uint32)  # no secret: nothing is masked
-        shares, seen = jax.tree.map(np.asarray, jax.jit(run)(key, integers))
+        shares, seen = jax.tree.map(np.asarray, world(key, integers))
     return [_number(x) for x in plan.results(None, shares, envs)], seen
 
 

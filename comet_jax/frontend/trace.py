@@ -5,7 +5,7 @@ ones are weights that were forgotten, so they are refused; masks, indices and sc
 """
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,16 +78,8 @@ def _is_library(path: str) -> bool:
     return any(f"/{name}/" in path for name in ("jax", "jaxlib", "flax", "numpy", "comet_jax")) or path.startswith("<")
 
 
-def _all_nodes(graph: Graph) -> Iterator[Node]:
-    """Every node, those in a loop or a branch before the node that they are in, which is to blame for less."""
-    for node in graph.nodes:
-        for inner in node.graphs:
-            yield from _all_nodes(inner)
-        yield node
-
-
 def _refuse_captured(graph: Graph) -> None:
-    for node in _all_nodes(graph):
+    for node in graph.every_node():
         for v in (*node.inputs, *(v for inner in node.graphs for v in inner.outputs)):
             if isinstance(v, Const) and v.value.size > 1 and _is_weight(v):
                 _refuse(v, node)
@@ -109,7 +101,7 @@ def _refuse(v: Const, node: Node | None) -> None:
 
 
 def _refuse_effects(graph: Graph) -> None:
-    for node in _all_nodes(graph):
+    for node in graph.every_node():
         if node.effects:
             raise SecretLeakError(
                 f"`{node.op}` at {node.where or 'an unknown place'} has an effect outside the program (printing, a "

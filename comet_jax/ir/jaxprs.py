@@ -5,7 +5,7 @@ code and gives plain nodes on values. Control flow (scan, while, cond) stays one
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -110,6 +110,13 @@ class Graph:
     def producers(self) -> dict[Value, Node]:
         """The node that makes each value."""
         return {v: n for n in self.nodes for v in n.outputs}
+
+    def every_node(self) -> Iterator[Node]:
+        """All nodes, those in a loop or a branch before the node that they are in, which is to blame for less."""
+        for node in self.nodes:
+            for inner in node.graphs:
+                yield from inner.every_node()
+            yield node
 
     def pruned(self) -> "Graph":
         """Without nodes whose results nobody uses, except those with effects."""

@@ -14,9 +14,8 @@ import numpy as np
 from comet_jax.errors import CometError
 from comet_jax.ir.jaxprs import Const, Graph, Node, Value, is_key
 from comet_jax.policy import Range, Ranges
+from comet_jax.rules.arithmetic import MINUS_INFINITY
 
-# Numbers at or below stand for minus infinity, and are no values.
-MINUS_INFINITY = -1e4
 # Steps that hand their input on at the scale it has, or at a public multiple of it.
 SAME_SCALE = {
     *("add", "add_any", "sub", "neg", "mul", "div", "reduce_sum", "select_n", "copy", "convert_element_type", "gather"),
@@ -32,14 +31,6 @@ def values(graph: Graph) -> Iterator[Value]:
         yield from node.outputs
         for inner in node.graphs:
             yield from values(inner)
-
-
-def all_nodes(graph: Graph) -> Iterator[Node]:
-    """Every node, and those of bodies and branches."""
-    for node in graph.nodes:
-        yield node
-        for inner in node.graphs:
-            yield from all_nodes(inner)
 
 
 def digest(graph: Graph) -> str:
@@ -74,7 +65,7 @@ def owned_by(owner: str, graph: Graph, owners: Sequence[str | None]) -> set[Valu
     """The values that depend on inputs of ``owner`` alone: nobody needs to know how large they are."""
     found: set[Value] = set()
 
-    def mark(g: Graph, known: dict[Value, bool]) -> list[bool]:
+    def mark(g: Graph, known: dict[Value, bool]) -> None:
         read = lambda v: isinstance(v, Const) or known[v]
         for node in g.nodes:
             own = all(map(read, node.inputs)) and not all(isinstance(v, Const) for v in node.inputs)
@@ -88,7 +79,6 @@ def owned_by(owner: str, graph: Graph, owners: Sequence[str | None]) -> set[Valu
                 else:
                     mark(inner, dict.fromkeys(inner.inputs, False))
         found.update(v for v, own in known.items() if own)
-        return [read(v) for v in g.outputs]
 
     mark(graph, {v: o == owner for v, o in zip(graph.inputs, owners, strict=True)})
     return found
@@ -131,6 +121,7 @@ class Observed:
 
 
 def _numbers(x: Any) -> np.ndarray:
+    """What is a number in x: not what stands for minus infinity."""
     x = np.asarray(x).astype(np.float64).reshape(-1)
     return x[np.isfinite(x) & (x > MINUS_INFINITY)]
 
