@@ -51,13 +51,20 @@ def invert(s: Scope, node, x: Joint):
     return boolean(s, x.shape, lambda: s.b.emit(Xor(flip=_table(np.array(1))), bit_of(s, x)))
 
 
+def _one_public(x: Term, y: Term) -> tuple[Term, Table] | None:
+    """The secret one of two booleans and the bits of the other, if that is public."""
+    if isinstance(x, Known):
+        x, y = y, x
+    return (x, _table(y.value)) if isinstance(y, Known) else None
+
+
 @rule("xor", elementwise=True)
 def exclusive(s: Scope, node, x: Term, y: Term):
     _refuse_integers(node)
     shape = node.outputs[0].shape
-    if isinstance(x, Known) or isinstance(y, Known):
-        secret, bits = (y, x) if isinstance(x, Known) else (x, y)
-        return boolean(s, shape, lambda: s.b.emit(Xor(flip=_table(bits.value)), bit_of(s, secret)))  # type: ignore[union-attr]
+    if found := _one_public(x, y):
+        secret, bits = found
+        return boolean(s, shape, lambda: s.b.emit(Xor(flip=bits), bit_of(s, secret)))
     return boolean(s, shape, lambda: s.b.emit(Xor(), bit_of(s, x), bit_of(s, y)))
 
 
@@ -65,9 +72,9 @@ def exclusive(s: Scope, node, x: Term, y: Term):
 def both(s: Scope, node, x: Term, y: Term):
     _refuse_integers(node)
     shape = node.outputs[0].shape
-    if isinstance(x, Known) or isinstance(y, Known):
-        secret, bits = (y, x) if isinstance(x, Known) else (x, y)
-        return boolean(s, shape, lambda: s.b.emit(Xor(keep=_table(bits.value)), bit_of(s, secret)))  # type: ignore[union-attr]
+    if found := _one_public(x, y):
+        secret, bits = found
+        return boolean(s, shape, lambda: s.b.emit(Xor(keep=bits), bit_of(s, secret)))
     return boolean(s, shape, lambda: s.b.emit(Open(1), s.b.emit(And(), bit_of(s, x), bit_of(s, y))))
 
 

@@ -57,7 +57,7 @@ def opened(s: Scope, x: Joint, spare: int = 1, beyond: float = 0.0) -> tuple[Var
     The wire has room for ``beyond`` more than x, and then for ``spare`` bits.
     """
     raw, n = x.raw, s.numbers
-    shift = min(max(0, math.floor(math.log2(raw.scale)) - n.operand), raw.var.bits - 3)
+    shift = s.low_bits(raw, n.operand)
     scale = raw.scale / 2.0**shift
     width = n.width(math.log2(scale), largest(s, x, raw.scale) + beyond) + spare
     w = open_truncated(s.b, raw.var, shift=shift, width=width)

@@ -30,6 +30,14 @@ def dot_general(s: Scope, node, x: Term, y: Term):
     return s.result(shape, make)
 
 
+def product(s: Scope, node, x: Term, y: Term, dims, shape: tuple[int, ...]) -> Term:
+    """A ``dot_general`` that makes the node's result, laid out in another ``shape``."""
+    out = replace(node.outputs[0], shape=shape)
+    if node.outputs[0] in s.ranges:
+        s.ranges[out] = s.ranges[node.outputs[0]]
+    return dot_general(s, replace(node, params={"dimension_numbers": dims}, outputs=(out,)), x, y)
+
+
 def _plain(dims):
     (ca, cb), (ba, bb) = dims
     return ((tuple(ca), tuple(cb)), (tuple(ba), tuple(bb)))

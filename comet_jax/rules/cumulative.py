@@ -13,7 +13,7 @@ from comet_jax.rules.comparison import maximum, minimum
 from comet_jax.rules.extremes import axes_last
 from comet_jax.rules.registry import rule
 from comet_jax.rules.scope import Scope
-from comet_jax.rules.structure import joined, room_for_sum
+from comet_jax.rules.structure import joined, part, room_for_sum
 from comet_jax.rules.terms import Joint, Known, Scaled, Term
 
 Fold = Callable[..., Term]
@@ -30,22 +30,14 @@ def running_sum(s: Scope, node, x: Joint):
     return s.result(x.shape, make)
 
 
-def _part(s: Scope, x: Joint, axis: int, start: int, end: int) -> Joint:
-    begin = tuple(start if i == axis else 0 for i in range(len(x.shape)))
-    stop = tuple(end if i == axis else n for i, n in enumerate(x.shape))
-    shape = tuple(b - a for a, b in zip(begin, stop))
-    last = axis != len(shape) - 1
-    return rearranged(s, x, "slice", (begin, stop, (1,) * len(shape)), shape, once=False, last=last)
-
-
 def _running(s: Scope, node, x: Joint, fold: Fold) -> Joint:
     """After step k each place has the fold of the 2^k places that end there."""
     axis, reverse, n = node.params["axis"], bool(node.params["reverse"]), x.shape[node.params["axis"]]
     step = 1
     while step < n:
-        early, late = _part(s, x, axis, 0, n - step), _part(s, x, axis, step, n)
+        early, late = part(s, x, axis, 0, n - step), part(s, x, axis, step, n)
         both = s.joint(fold(s, node, early, late))
-        whole = [both, _part(s, x, axis, n - step, n)] if reverse else [_part(s, x, axis, 0, step), both]
+        whole = [both, part(s, x, axis, n - step, n)] if reverse else [part(s, x, axis, 0, step), both]
         x, step = joined(s, whole, axis, x.shape), 2 * step
     return x
 
@@ -77,7 +69,7 @@ def product_of_rows(s: Scope, node, x: Joint) -> Term:
         return Known(np.ones(x.shape[:-1], node.outputs[0].dtype))
     while (n := x.shape[-1]) > 1:
         half = n // 2
-        both = s.joint(multiply(s, node, _part(s, x, axis, 0, half), _part(s, x, axis, half, 2 * half)))
-        rest = [_part(s, x, axis, 2 * half, n)] if n % 2 else []
+        both = s.joint(multiply(s, node, part(s, x, axis, 0, half), part(s, x, axis, half, 2 * half)))
+        rest = [part(s, x, axis, 2 * half, n)] if n % 2 else []
         x = joined(s, [both, *rest], axis, (*x.shape[:-1], half + n % 2))
     return rearranged(s, x, "reshape", (x.shape[:-1],), x.shape[:-1], once=True, last=False)

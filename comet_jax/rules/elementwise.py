@@ -221,7 +221,7 @@ def sign(s: Scope, node, x: Joint):
 
     def make():
         raw = x.raw
-        shift = min(max(0, math.floor(math.log2(raw.scale)) - n.operand), raw.var.bits - 3)
+        shift = s.low_bits(raw, n.operand)
         largest = _bound(s, x, raw.scale) * raw.scale / 2.0**shift + 1
         z = at_least(s.b, open_to_compare(s.b, raw.var, shift=shift, largest=largest), (0, 1))
         both = s.b.emit(Sum((len(x.shape),)), s.b.emit(ToArithmetic(n.ring), z))

@@ -80,7 +80,7 @@ def argmax(s: Scope, node, x: Joint):
             best = s.b.emit(Combine((1, 1)), second, s.b.emit(Gate((1,)), z, w, d))
             where = _better_place(s, z, places, half, place_bits)
             if count % 2:
-                rest = _part(s, values, count - 1, 1)
+                rest = columns(s, values, count - 1, 1)
                 best = s.b.emit(Rearrange("concatenate", (len(x.shape) - 1,)), best, rest)
                 where = _append_place(s, where, places, count - 1)
             values, places, count = best, where, half + count % 2
@@ -91,7 +91,8 @@ def argmax(s: Scope, node, x: Joint):
     return s.result(x.shape[:-1], make, range=up_to(x.shape[-1] - 1))
 
 
-def _part(s: Scope, x: Var, start: int, size: int, stride: int = 1) -> Var:
+def columns(s: Scope, x: Var, start: int, size: int, stride: int = 1) -> Var:
+    """``size`` elements of each row of the last axis."""
     begin = (0,) * (len(x.shape) - 1) + (start,)
     end = (*x.shape[:-1], start + (size - 1) * stride + 1)
     return s.b.emit(Rearrange("slice", (begin, end, (1,) * (len(end) - 1) + (stride,))), x)
@@ -99,7 +100,7 @@ def _part(s: Scope, x: Var, start: int, size: int, stride: int = 1) -> Var:
 
 def _every_other(s: Scope, x: Var, k: int, half: int) -> Var:
     # Neighbours meet, so that an earlier place always sits on the left and wins a tie.
-    return _part(s, x, k, half, 2)
+    return columns(s, x, k, half, 2)
 
 
 def _better_place(s: Scope, z: Var, places: "Var | np.ndarray", half: int, bits: int) -> Var:
@@ -115,7 +116,7 @@ def _better_place(s: Scope, z: Var, places: "Var | np.ndarray", half: int, bits:
 
 def _append_place(s: Scope, where: Var, places: "Var | np.ndarray", last: int) -> Var:
     rest = (
-        s.constant(places[..., last : last + 1], 1.0) if isinstance(places, np.ndarray) else _part(s, places, last, 1)
+        s.constant(places[..., last : last + 1], 1.0) if isinstance(places, np.ndarray) else columns(s, places, last, 1)
     )
     return s.b.emit(Rearrange("concatenate", (len(where.shape) - 1,)), where, rest)
 
@@ -140,7 +141,7 @@ def largest_of_rows(s: Scope, x: Joint) -> Joint:
             w = open_truncated(s.b, d, shift=0, width=width)
             best = s.b.emit(Combine((1, 1)), second, s.b.emit(Gate((1,)), at_least(s.b, w, (0,)), w, d))
             if count % 2:
-                best = s.b.emit(Rearrange("concatenate", (len(x.shape) - 1,)), best, _part(s, values, count - 1, 1))
+                best = s.b.emit(Rearrange("concatenate", (len(x.shape) - 1,)), best, columns(s, values, count - 1, 1))
             values, count = best, half + count % 2
         return Scaled(s.b.emit(Rearrange("reshape", (x.shape[:-1],)), values), small.scale)
 

@@ -24,18 +24,13 @@ from comet_jax.sharing.packing import Where
 SMALLEST = 2.0**-8  # of the arguments of 1/x; its square is for 1/sqrt(x)
 
 
-def _shift(x: Scaled, fraction: int) -> int:
-    """The low bits of x beyond ``fraction``, of which three stay where a constant has made it very small."""
-    return min(max(0, math.floor(math.log2(x.scale)) - fraction), x.var.bits - 3)
-
-
 @rule("relu")
 def relu_rule(s: Scope, node, x: Joint):
     n = s.numbers
 
     def make():
         raw = x.raw
-        shift = _shift(raw, n.operand)
+        shift = s.low_bits(raw, n.operand)
         scale = raw.scale / 2.0**shift
         width = n.width(math.log2(scale), s.range_of(x).largest)
         return Scaled(relu(s.b, raw.var, shift=shift, width=width, ring=n.ring), scale)
@@ -50,7 +45,7 @@ def smooth_rule(s: Scope, node, x: Joint):
 
     def make():
         raw = x.raw
-        shift = _shift(raw, n.operand)
+        shift = s.low_bits(raw, n.operand)
         scale = raw.scale / 2.0**shift
         var, out = smooth(
             s.b,
@@ -118,7 +113,7 @@ def norm_rule(s: Scope, node, x: Joint):
     def make():
         form = x.centred if takes_mean else None
         raw = form or x.raw
-        shift = _shift(raw, n.norm)
+        shift = s.low_bits(raw, n.norm)
         found = s.calibrated(x)
         width = n.width(math.log2(raw.scale) - shift, found.largest if found else n.norm_bound)
         var, scale = normalise(
@@ -163,7 +158,7 @@ def _argument(s: Scope, x: Joint, *, root: bool) -> _Argument:
             (SMALLEST**2, n.norm_bound**2, n.ring - 3) if root else (SMALLEST, n.norm_bound, n.ring - 2)
         )
         fraction = 20 if root else 18
-    v, shift = raw.var, _shift(raw, fraction)
+    v, shift = raw.var, s.low_bits(raw, fraction)
     scale = raw.scale / 2.0**shift
     low = max(1, math.floor(math.log2(smallest * scale)))
     octaves = max(2, math.ceil(math.log2(min(largest, 2.0**room / raw.scale) * scale)) - low)

@@ -11,7 +11,8 @@ from comet_jax.protocols.selection import ToArithmetic
 from comet_jax.rules.arithmetic import add, multiply, rearranged, sub
 from comet_jax.rules.booleans import ONE
 from comet_jax.rules.comparison import reached
-from comet_jax.rules.contraction import dot_general
+from comet_jax.rules.contraction import product
+from comet_jax.rules.extremes import columns
 from comet_jax.rules.layout import reshaped, taken, transposed
 from comet_jax.rules.registry import rule
 from comet_jax.rules.scope import Scope
@@ -76,15 +77,8 @@ def _at_secret_places(s: Scope, node, table: Term, indices: Owned | Joint) -> Te
     offsets = tuple(numbers.offset_dims)
     of_indices = [i for i in range(len(node.outputs[0].shape)) if i not in offsets]
     order = [*(of_indices[i] for i in (*batch_i, *free)), *offsets]
-    out = _dot(s, node, hot, table, dims, tuple(node.outputs[0].shape[i] for i in order))
+    out = product(s, node, hot, table, dims, tuple(node.outputs[0].shape[i] for i in order))
     return transposed(s, out, tuple(int(i) for i in np.argsort(order)))
-
-
-def _dot(s: Scope, node, x: Term, y: Term, dims, shape: tuple[int, ...]) -> Term:
-    out = replace(node.outputs[0], shape=shape)
-    if node.outputs[0] in s.ranges:
-        s.ranges[out] = s.ranges[node.outputs[0]]
-    return dot_general(s, replace(node, params={"dimension_numbers": dims}, outputs=(out,)), x, y)
 
 
 def one_hot(s: Scope, indices: Owned | Joint, count: int, *, clipped: bool) -> Joint:
@@ -107,10 +101,8 @@ def one_hot(s: Scope, indices: Owned | Joint, count: int, *, clipped: bool) -> J
             ends = [(*indices.shape, 1)] * 2
             one, zero = (s.constant(np.full(e, v), 1.0) for e, v in zip(ends, (1, 0)))
             steps = s.b.emit(Rearrange("concatenate", (last,)), one, steps, zero)
-        part = lambda a, b: s.b.emit(
-            Rearrange("slice", ((*(0 for _ in indices.shape), a), (*indices.shape, b), (1,) * len(shape))), steps
-        )
-        return Scaled(s.b.emit(Combine((1, -1)), part(0, count), part(1, count + 1)), 1.0)
+        upper, lower = (columns(s, steps, k, count) for k in (0, 1))
+        return Scaled(s.b.emit(Combine((1, -1)), upper, lower), 1.0)
 
     return s.result(shape, make, range=ONE)
 
@@ -150,7 +142,7 @@ def _window_at(s: Scope, node, x: Term, axis: int, start: Owned | Joint, size: i
     hot = one_hot(s, start, count, clipped=True)
     windows = taken(s, x, np.arange(count)[:, None] + np.arange(size), axis)
     out = (*x.shape[:axis], size, *x.shape[axis + 1 :])
-    return _dot(s, node, hot, windows, (((0,), (axis,)), ((), ())), out)
+    return product(s, node, hot, windows, (((0,), (axis,)), ((), ())), out)
 
 
 @rule("dynamic_update_slice")
@@ -180,8 +172,8 @@ def _replaced(s: Scope, node, x: Term, update: Term, axis: int, start: Term) -> 
     source = np.arange(length)[None] - np.arange(length - size + 1)[:, None]
     source = np.where((source >= 0) & (source < size), source, -1)
     spread = taken(s, update, source, axis)
-    moved = _dot(s, node, hot, spread, (((0,), (axis,)), ((), ())), x.shape)
-    inside = _dot(s, node, hot, Known((source >= 0).astype(np.int32)), (((0,), (0,)), ((), ())), (length,))
+    moved = product(s, node, hot, spread, (((0,), (axis,)), ((), ())), x.shape)
+    inside = product(s, node, hot, Known((source >= 0).astype(np.int32)), (((0,), (0,)), ((), ())), (length,))
     assert isinstance(inside, Joint)
     mask = rearranged(s, inside, "broadcast", (x.shape, (axis,)), x.shape, once=True, last=False)
     kept = sub(s, node, s.joint(x), multiply(s, node, mask, x))

@@ -11,11 +11,11 @@ import numpy as np
 
 from comet_jax.ir.jaxprs import Const, Graph, Node, concrete
 from comet_jax.protocols.linear import Rearrange
-from comet_jax.rules.arithmetic import rearranged
 from comet_jax.rules.knowledge import NOBODY, together, who_knows
 from comet_jax.rules.registry import rule
 from comet_jax.rules.rolled import Loop, Rolled
 from comet_jax.rules.scope import Scope
+from comet_jax.rules.structure import layer
 from comet_jax.rules.terms import PUBLIC, Joint, Known, Owned, Scaled, Term, VaryingError
 
 UNROLLED = 32
@@ -96,9 +96,7 @@ def _slice(s: Scope, x: Term, k: int) -> Term:
     shape = tuple(x.shape[1:])
     if isinstance(x, Owned):
         return x.map(lambda a: a[k], shape)
-    begin, end = (k, *(0,) * len(shape)), (k + 1, *shape)
-    part = rearranged(s, x, "slice", (begin, end, (1,) * len(end)), (1, *shape), once=False, last=len(shape) > 0)
-    return rearranged(s, part, "reshape", (shape,), shape, once=True, last=len(shape) > 0)
+    return layer(s, x, 0, k)
 
 
 def _stack(s: Scope, terms: list[Term]) -> Term:

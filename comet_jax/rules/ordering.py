@@ -16,7 +16,7 @@ from comet_jax.ir.program import Var
 from comet_jax.protocols.linear import Combine, Rearrange, Table
 from comet_jax.protocols.selection import Gate
 from comet_jax.rules.arithmetic import negate, rearranged, up_to
-from comet_jax.rules.extremes import fixed, lowered_infinities
+from comet_jax.rules.extremes import columns, fixed, lowered_infinities
 from comet_jax.rules.layout import taken, transposed
 from comet_jax.rules.registry import rule
 from comet_jax.rules.scope import Scope
@@ -95,8 +95,7 @@ class _Sorted:
         return [var for var, _ in carried], scales
 
     def _first(self, var: Var) -> Var:
-        end = (*var.shape[:-1], self.wanted)
-        return self.s.b.emit(Rearrange("slice", ((0,) * len(end), end, (1,) * len(end))), var)
+        return columns(self.s, var, 0, self.wanted)
 
     def values(self) -> Scaled:
         """The keys."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from comet_jax.ir.jaxprs import Node
+from comet_jax.ir.jaxprs import Graph, Node
 from comet_jax.rules.registry import RULES, rule
 from comet_jax.rules.scope import Scope
 from comet_jax.rules.structure import align
@@ -22,13 +22,17 @@ REDUCTIONS = {
 }
 
 
+def operation_of(body: Graph) -> str:
+    """The operation that a function of two numbers is, if it is a single one of both; "" if not."""
+    single = len(body.nodes) == 1 and set(body.nodes[0].inputs) == set(body.inputs)
+    return body.nodes[0].op if single else ""
+
+
 @rule("reduce")
 def reduce(s: Scope, node: Node, *terms: Term):
-    body = node.params["body"]
-    operation = body.nodes[0].op if len(body.nodes) == 1 else ""
+    operation = operation_of(node.params["body"])
     reduction, neutral = REDUCTIONS.get(operation, ("", None))
-    plain = len(terms) == 2 and set(body.inputs) == set(body.nodes[0].inputs) if reduction else False
-    if not plain or reduction not in RULES:
+    if len(terms) != 2 or reduction not in RULES:
         raise ValueError("only a sum, maximum or minimum has a private rule: use jnp.sum, jnp.max or jnp.min")
     x, start = terms
     out, axes = node.outputs[0], {"axes": tuple(node.params["dimensions"])}

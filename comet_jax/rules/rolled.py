@@ -15,7 +15,7 @@ import numpy as np
 from comet_jax.ir.jaxprs import Graph, Node, Value
 from comet_jax.ir.program import Program, Scan, Var
 from comet_jax.protocols.linear import Rearrange
-from comet_jax.rules.knowledge import NOBODY, after_steps, who_knows
+from comet_jax.rules.knowledge import NOBODY, after_steps, together, who_knows
 from comet_jax.rules.scope import Encoding, Scope, centre
 from comet_jax.rules.terms import PUBLIC, Env, Joint, Known, Owned, Scaled, Term, deepest
 from comet_jax.sharing.wires import Shared
@@ -79,7 +79,7 @@ class Rolled:
         self.outer, self.loop = outer, loop
         carries = len(loop.inits)
         known = after_steps(loop.body, [who_knows(t) for t in loop.terms], len(loop.consts), carries)
-        self.carry_known = [_both(who_knows(t), k) for t, k in zip(loop.inits, known)]
+        self.carry_known = [together((who_knows(t), k)) for t, k in zip(loop.inits, known)]
         self.known = [*self.carry_known, *known[carries:]]
         # Before, inside and after the loop: calibration gives all of them the same room.
         self.scales = [1.0 if v.dtype.kind in "iub" else outer.scale_of(v) for v in loop.carried_out]
@@ -309,10 +309,6 @@ class Rolled:
         shape = (self.loop.length, *source.shape)
         stacked = Owned(source.owner, shape, source.dtype, compute, source.name, depth=deepest(self.loop.terms))
         return self.outer.encode(stacked, e.scale, static=e.static)
-
-
-def _both(first: str, second: str) -> str:
-    return second if first == PUBLIC else first if second in (first, PUBLIC) else NOBODY
 
 
 def _value(t: Term, env: Env) -> Any:

@@ -205,11 +205,14 @@ class Scope:
         """x opened at the full ring."""
         return Scaled(self.b.emit(Open(self.numbers.ring, where=x.where), x.var), x.scale, x.where)
 
+    def low_bits(self, x: Scaled, fraction: int) -> int:
+        """The low bits of x beyond ``fraction``, of which three stay where a constant has made it very small."""
+        return min(max(0, math.floor(math.log2(x.scale)) - fraction), x.var.bits - 3)
+
     def small(self, x: Scaled, *, fraction: int | None = None, bound: float | None = None, slack: int = 4) -> Scaled:
         """x at the operands' scale, or at ``fraction`` bits: truncated, unless it is within ``slack`` bits already."""
         fraction = self.numbers.operand if fraction is None else fraction
-        # Of what a constant has made small there may be fewer bits above those: it keeps a few at a larger scale.
-        shift = min(math.floor(math.log2(x.scale)) - fraction, x.var.bits - 3)
+        shift = self.low_bits(x, fraction)
         if shift <= slack:
             return x
         scale = x.scale / 2.0**shift

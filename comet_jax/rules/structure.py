@@ -51,17 +51,26 @@ def slice_(s: Scope, node, x: Joint):
     return rearranged(s, x, "slice", parameters, shape, once=False, last=shape[-1] == x.shape[-1])
 
 
+def part(s: Scope, x: Joint, axis: int, start: int, end: int) -> Joint:
+    """x from ``start`` to ``end`` of one axis."""
+    begin = tuple(start if i == axis else 0 for i in range(len(x.shape)))
+    stop = tuple(end if i == axis else n for i, n in enumerate(x.shape))
+    shape = tuple(b - a for a, b in zip(begin, stop))
+    last = axis != len(shape) - 1
+    return rearranged(s, x, "slice", (begin, stop, (1,) * len(shape)), shape, once=False, last=last)
+
+
+def layer(s: Scope, x: Joint, axis: int, k: int) -> Joint:
+    """x at place ``k`` of one axis, which is gone."""
+    shape = (*x.shape[:axis], *x.shape[axis + 1 :])
+    last = axis != len(x.shape) - 1
+    return rearranged(s, part(s, x, axis, k, k + 1), "reshape", (shape,), shape, once=True, last=last)
+
+
 @rule("split")
 def split(s: Scope, node, x: Joint):
-    axis, start, out = node.params["axis"], 0, []
-    for size in node.params["sizes"]:
-        begin = tuple(start if i == axis else 0 for i in range(len(x.shape)))
-        end = tuple(start + size if i == axis else n for i, n in enumerate(x.shape))
-        shape = tuple(b - a for a, b in zip(begin, end))
-        parameters = (begin, end, (1,) * len(shape))
-        out.append(rearranged(s, x, "slice", parameters, shape, once=False, last=axis != len(shape) - 1))
-        start += size
-    return out
+    axis, ends = node.params["axis"], np.cumsum([0, *node.params["sizes"]]).tolist()
+    return [part(s, x, axis, a, b) for a, b in zip(ends, ends[1:])]
 
 
 @rule("rev")
@@ -102,25 +111,17 @@ def stack(s: Scope, node, *xs: Term):
     axis, shape = node.params["axis"], node.outputs[0].shape
     one, last = (*shape[:axis], 1, *shape[axis + 1 :]), axis != len(shape) - 1
 
-    def layer(x: Term) -> Term:
+    def one_layer(x: Term) -> Term:
         if isinstance(x, Known):
             return Known(x.value.reshape(one))
         return rearranged(s, s.joint(x), "reshape", (one,), one, once=True, last=last)
 
-    return joined(s, list(map(layer, xs)), axis, shape)
+    return joined(s, list(map(one_layer, xs)), axis, shape)
 
 
 @rule("unstack")
 def unstack(s: Scope, node, x: Joint):
-    axis, last = node.params["axis"], node.params["axis"] != len(x.shape) - 1
-    out = []
-    for i, value in enumerate(node.outputs):
-        begin = tuple(i if k == axis else 0 for k in range(len(x.shape)))
-        end = tuple(i + 1 if k == axis else n for k, n in enumerate(x.shape))
-        one = tuple(b - a for a, b in zip(begin, end))
-        layer = rearranged(s, x, "slice", (begin, end, (1,) * len(one)), one, once=False, last=last)
-        out.append(rearranged(s, layer, "reshape", (value.shape,), value.shape, once=True, last=last))
-    return out
+    return [layer(s, x, node.params["axis"], k) for k in range(len(node.outputs))]
 
 
 def joined(s: Scope, xs: Sequence[Term], axis: int, shape: tuple[int, ...]) -> Joint:

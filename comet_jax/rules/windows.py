@@ -11,9 +11,10 @@ from jax import lax
 
 from comet_jax.ir.jaxprs import from_jaxpr
 from comet_jax.rules.arithmetic import negate
-from comet_jax.rules.contraction import dot_general
+from comet_jax.rules.contraction import product
 from comet_jax.rules.extremes import largest_of_rows, lowered_infinities
 from comet_jax.rules.layout import reshaped, taken, transposed
+from comet_jax.rules.reductions import operation_of
 from comet_jax.rules.registry import RULES, rule
 from comet_jax.rules.scope import Scope
 from comet_jax.rules.structure import reduce_sum
@@ -89,11 +90,7 @@ def _product(s: Scope, node, x: Term, kernel: Term, dims, order: tuple[int, ...]
     free = lambda t, gone: [n for i, n in enumerate(t.shape) if i not in gone]
     batch = [x.shape[i] for i in batch_x]
     shape = (*batch, *free(x, (*contract_x, *batch_x)), *free(kernel, (*contract_k, *batch_k)))
-    out = replace(node.outputs[0], shape=tuple(shape))
-    if node.outputs[0] in s.ranges:
-        s.ranges[out] = s.ranges[node.outputs[0]]
-    product = dot_general(s, replace(node, params={"dimension_numbers": dims}, outputs=(out,)), x, kernel)
-    return transposed(s, product, order) if order != tuple(range(len(order))) else product
+    return transposed(s, product(s, node, x, kernel, dims, shape), order)
 
 
 def _windows(s: Scope, node, x: Joint, absent: bool) -> Joint:
@@ -142,8 +139,8 @@ def window_of_any(s: Scope, node, *terms: Term):
     """Recognised where the function is one of those above; the start value is one more element."""
     kinds = {"add": "reduce_window_sum", "max": "reduce_window_max", "min": "reduce_window_min"}
     body = from_jaxpr(node.params["jaxpr"])
-    operation = body.nodes[0].op if len(body.nodes) == 1 else ""
-    if len(terms) != 2 or operation not in kinds or {*body.nodes[0].inputs} != {*body.inputs}:
+    operation = operation_of(body)
+    if len(terms) != 2 or operation not in kinds:
         raise ValueError(
             "a window under any function but a sum, maximum or minimum has no private rule: use lax.add, lax.max or "
             "lax.min"
