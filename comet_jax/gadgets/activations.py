@@ -59,6 +59,7 @@ def smooth(
     rest = lambda v: (function(v) - v / 2) * (scale / 2.0**bits)
     series = smallest_fit(
         rest,
+        -margin,
         margin,
         unit=2.0**coarser / scale,
         period=period,

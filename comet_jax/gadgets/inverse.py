@@ -12,13 +12,13 @@ The result is the chosen one. Nothing depends on the boundaries of ranges, where
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 from comet_jax.gadgets.bits import open_truncated
+from comet_jax.gadgets.series import smallest_fit
 from comet_jax.ir.program import Builder, Var
-from comet_jax.protocols.fourier import Fourier, Series, fit
+from comet_jax.protocols.fourier import Fourier
 from comet_jax.protocols.linear import Rearrange, Table
 from comet_jax.protocols.lookup import Lookup, Select
 from comet_jax.protocols.opening import Open
@@ -51,7 +51,19 @@ def inverse(b: Builder, v: Var, *, shift: int, low: float, octaves: float, numer
     part = 2.0 ** (factor - whole)
     shifts = tuple(top - 2 * j - PERIOD for j in range(ranges))
     drop, bits = 2 * SCALE - PRECISION, PRECISION + 5  # part f(t) is below 4, and there is headroom
-    results = b.emit(Fourier(_series(lambda t: part / t**power), SCALE, bits + drop, shifts), y)
+    series = smallest_fit(
+        lambda t: part / t**power,
+        LEAST,
+        MOST,
+        tolerance=4e-5,
+        fewest=6,
+        most=15,
+        unit=2.0 ** (2 - PERIOD),
+        period=PERIOD,
+        scale=SCALE,
+        relative=True,
+    )
+    results = b.emit(Fourier(series, SCALE, bits + drop, shifts), y)
     results = open_truncated(b, results, shift=drop, width=bits)
     word = b.emit(Open(BELOW + 1), _places(b, y, top, ranges))
 
@@ -60,18 +72,6 @@ def inverse(b: Builder, v: Var, *, shift: int, low: float, octaves: float, numer
     weights = tuple(1 << (step * j + max(0, whole - PRECISION)) for j in range(ranges))
     chosen = b.emit(Select(_cases(ranges), weights, width + finer), word, results)
     return open_truncated(b, chosen, shift=finer, width=width)
-
-
-def _series(function: Callable[[np.ndarray], np.ndarray]) -> Series:
-    found = None
-    for terms in range(6, 16):
-        found, error = fit(
-            function, LEAST, MOST, unit=2.0 ** (2 - PERIOD), period=PERIOD, terms=terms, scale=SCALE, relative=True
-        )
-        if error < 4e-5:
-            break
-    assert found is not None
-    return found
 
 
 def _digits(ranges: int) -> int:

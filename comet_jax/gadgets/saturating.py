@@ -43,6 +43,7 @@ def saturating(
     period = max(4, math.ceil(math.log2(2.9 * reach / unit)))
     series = smallest_fit(
         function,
+        -reach,
         reach,
         unit=unit,
         period=period,

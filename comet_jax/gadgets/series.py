@@ -1,6 +1,7 @@
 """A smooth function of an opened wire, as a Fourier series at the precision that a ring has room for."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -20,24 +21,23 @@ def coefficient_bits(ring: int) -> int:
 
 def smallest_fit(
     function: Callable[[np.ndarray], np.ndarray],
-    reach: float,
+    low: float,
+    high: float,
     *,
-    unit: float,
-    period: int,
-    scale: int,
-    parity: str,
     tolerance: float,
+    fewest: int = 4,
     most: int = 24,
+    **how: Any,
 ) -> Series:
-    """The series with the fewest terms that is within ``tolerance`` of ``function`` on [-reach, reach].
+    """The series with the fewest terms that is within ``tolerance`` of ``function`` on [low, high].
 
-    With ``most`` terms or more it is taken as it is.
+    With ``most`` terms it is taken as it is. ``how``: as ``fit`` takes it.
     """
-    for terms in range(4, most):
-        series, error = fit(function, -reach, reach, unit=unit, period=period, terms=terms, scale=scale, parity=parity)
+    for terms in range(fewest, most):
+        series, error = fit(function, low, high, terms=terms, **how)
         if error < tolerance:
             return series
-    return fit(function, -reach, reach, unit=unit, period=period, terms=most, scale=scale, parity=parity)[0]
+    return fit(function, low, high, terms=most, **how)[0]
 
 
 def evaluate(b: Builder, v: Var, series: Series, ring: int) -> Var:

@@ -5,6 +5,7 @@ opened wire repeats or drops elements of c together with those of r: what was pu
 and every function of the mask that is dealt later is shared afresh, element by element, repeated or not.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
@@ -80,29 +81,37 @@ class Combine(Protocol):
         return (total if self.addend is None else group.add(total, self._addend(group, total.shape)),)
 
 
-@dataclass(frozen=True)
-class Scale(Protocol):
-    """[x] -> [t x] for a public integer array t that broadcasts to x's shape."""
-
-    table: Table
+class _Local(Protocol):
+    """[x] -> a map of x over its ring, which each party applies to its own share."""
 
     def outputs(self, x: Shared):
         return (x,)
 
     def deal(self, dealer: Dealer, x: Shared):
-        return (x,)
+        return self.outputs(x)
 
     def narrowed(self, bits: int, *xs: Wire):
         return None if xs[0].group.xor else (self, (bits,) * len(xs))
 
-    def _apply(self, group: Group, x):
-        return group.reduce(x * jnp.asarray(group.encode(self.table.values)))
+    @abstractmethod
+    def _apply(self, group: Group, x: jax.Array) -> jax.Array:
+        """The map, of a share or of a value."""
 
     def online(self, party, material, x: Share):
         return (self._apply(x.wire.group, x.x),)
 
     def ideal(self, coins, x: Plain):
         return (self._apply(x.wire.group, x.v),)
+
+
+@dataclass(frozen=True)
+class Scale(_Local):
+    """[x] -> [t x] for a public integer array t that broadcasts to x's shape."""
+
+    table: Table
+
+    def _apply(self, group: Group, x):
+        return group.reduce(x * jnp.asarray(group.encode(self.table.values)))
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,7 @@ class Resize(Protocol):
 
 
 @dataclass(frozen=True)
-class Sum(Protocol):
+class Sum(_Local):
     """[x] -> the sum of x over ``axes``."""
 
     axes: tuple[int, ...]
@@ -155,46 +164,19 @@ class Sum(Protocol):
         shape = tuple(n for i, n in enumerate(x.shape) if i not in self.axes)
         return (Shared(shape, x.group),)
 
-    def deal(self, dealer: Dealer, x: Shared):
-        return self.outputs(x)
-
-    def narrowed(self, bits: int, *xs: Wire):
-        return None if xs[0].group.xor else (self, (bits,) * len(xs))
-
     def _apply(self, group: Group, x):
         return group.reduce(x.sum(self.axes, dtype=group.dtype))
 
-    def online(self, party, material, x: Share):
-        return (self._apply(x.wire.group, x.x),)
-
-    def ideal(self, coins, x: Plain):
-        return (self._apply(x.wire.group, x.v),)
-
 
 @dataclass(frozen=True)
-class RunningSum(Protocol):
+class RunningSum(_Local):
     """[x] -> the sums of x up to each place of ``axis``, or from it on with ``reverse``."""
 
     axis: int
     reverse: bool = False
 
-    def outputs(self, x: Shared):
-        return (x,)
-
-    def deal(self, dealer: Dealer, x: Shared):
-        return (x,)
-
-    def narrowed(self, bits: int, *xs: Wire):
-        return None if xs[0].group.xor else (self, (bits,) * len(xs))
-
     def _apply(self, group: Group, x):
         return group.reduce(jax.lax.cumsum(x, self.axis, self.reverse))
-
-    def online(self, party, material, x: Share):
-        return (self._apply(x.wire.group, x.x),)
-
-    def ideal(self, coins, x: Plain):
-        return (self._apply(x.wire.group, x.v),)
 
 
 @dataclass(frozen=True)

@@ -68,22 +68,13 @@ def argmax(s: Scope, node, x: Joint):
 
     def make():
         small, width = fixed(s, x)
-        values, count = small.var, x.shape[-1]
-        places: Var | np.ndarray = np.broadcast_to(np.arange(count), x.shape)
-        place_bits = max(1, count.bit_length()) + 3
-        while count > 1:
-            half = count // 2
-            first, second = (_every_other(s, values, k, half) for k in (0, 1))
-            d = s.b.emit(Combine((1, -1)), first, second)
-            w = open_truncated(s.b, d, shift=0, width=width)
-            z = at_least(s.b, w, (0,))
-            best = s.b.emit(Combine((1, 1)), second, s.b.emit(Gate((1,)), z, w, d))
-            where = _better_place(s, z, places, half, place_bits)
-            if count % 2:
-                rest = columns(s, values, count - 1, 1)
-                best = s.b.emit(Rearrange("concatenate", (len(x.shape) - 1,)), best, rest)
-                where = _append_place(s, where, places, count - 1)
-            values, places, count = best, where, half + count % 2
+        values = small.var
+        places: Var | np.ndarray = np.broadcast_to(np.arange(x.shape[-1]), x.shape)
+        place_bits = max(1, x.shape[-1].bit_length()) + 3
+        while (count := values.shape[-1]) > 1:
+            z, values = _winners(s, values, width)
+            where = _better_place(s, z, places, count // 2, place_bits)
+            places = _append_place(s, where, places, count - 1) if count % 2 else where
         if isinstance(places, np.ndarray):  # a single column: the first place, as shares of a constant
             places = s.constant(places, 1.0)
         return Scaled(s.b.emit(Rearrange("reshape", (x.shape[:-1],)), places), 1.0)
@@ -101,6 +92,19 @@ def columns(s: Scope, x: Var, start: int, size: int, stride: int = 1) -> Var:
 def _every_other(s: Scope, x: Var, k: int, half: int) -> Var:
     # Neighbours meet, so that an earlier place always sits on the left and wins a tie.
     return columns(s, x, k, half, 2)
+
+
+def _winners(s: Scope, values: Var, width: int) -> tuple[Var, Var]:
+    """One round of a tournament: whether the first of each pair is at least the second, and those that go on."""
+    count, axis = values.shape[-1], len(values.shape) - 1
+    first, second = (_every_other(s, values, k, count // 2) for k in (0, 1))
+    d = s.b.emit(Combine((1, -1)), first, second)
+    w = open_truncated(s.b, d, shift=0, width=width)
+    z = at_least(s.b, w, (0,))
+    best = s.b.emit(Combine((1, 1)), second, s.b.emit(Gate((1,)), z, w, d))
+    if count % 2:  # the last has no partner
+        best = s.b.emit(Rearrange("concatenate", (axis,)), best, columns(s, values, count - 1, 1))
+    return z, best
 
 
 def _better_place(s: Scope, z: Var, places: "Var | np.ndarray", half: int, bits: int) -> Var:
@@ -133,16 +137,9 @@ def largest_of_rows(s: Scope, x: Joint) -> Joint:
 
     def make():
         small, width = fixed(s, x)
-        values, count = small.var, x.shape[-1]
-        while count > 1:
-            half = count // 2
-            first, second = (_every_other(s, values, k, half) for k in (0, 1))
-            d = s.b.emit(Combine((1, -1)), first, second)
-            w = open_truncated(s.b, d, shift=0, width=width)
-            best = s.b.emit(Combine((1, 1)), second, s.b.emit(Gate((1,)), at_least(s.b, w, (0,)), w, d))
-            if count % 2:
-                best = s.b.emit(Rearrange("concatenate", (len(x.shape) - 1,)), best, columns(s, values, count - 1, 1))
-            values, count = best, half + count % 2
+        values = small.var
+        while values.shape[-1] > 1:
+            _, values = _winners(s, values, width)
         return Scaled(s.b.emit(Rearrange("reshape", (x.shape[:-1],)), values), small.scale)
 
     return s.result(x.shape[:-1], make, range=x.range)
