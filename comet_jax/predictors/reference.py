@@ -1,0 +1,17 @@
+"""What gates compute, in the clear: flags from a layer's input, and the neurons that they stand for."""
+
+import jax
+import jax.numpy as jnp
+
+from comet_jax.predictors.artifact import Layer
+
+
+def scores(layer: Layer, x: jax.Array) -> jax.Array:
+    """x [..., width] -> [..., gates]; a gate is open where its score is not negative."""
+    return (x @ layer.a) @ layer.b + layer.bias
+
+
+def neurons(layer: Layer, flags: jax.Array) -> jax.Array:
+    """Flags of gates [..., gates] -> of neurons [..., neurons], in the model's own order."""
+    ordered = jnp.repeat(flags, layer.order.size // flags.shape[-1], axis=-1)
+    return jnp.zeros_like(ordered).at[..., layer.order].set(ordered)
