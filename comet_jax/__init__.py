@@ -3,7 +3,8 @@
 from comet_jax.api import calibrate, explain, private, reveal, seal, share
 from comet_jax.calibration import Calibration
 from comet_jax.errors import CapturedWeightsError, CometError, SecretLeakError, UnsupportedOperationError
-from comet_jax.policy import Numbers, Policy, Range, Ranges
+from comet_jax.policy import Gate, Numbers, Policy, Range, Ranges
+from comet_jax.predictors import Predictor
 from comet_jax.runtime.secret import Secret
 from comet_jax.runtime.session import Session
 
@@ -13,8 +14,10 @@ __all__ = [
     "Calibration",
     "CapturedWeightsError",
     "CometError",
+    "Gate",
     "Numbers",
     "Policy",
+    "Predictor",
     "Range",
     "Ranges",
     "Secret",

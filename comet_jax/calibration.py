@@ -193,7 +193,7 @@ def _results(lowered: Lowered, world: Callable, arrays: list[np.ndarray], seed: 
         Secret(x.shape, x.dtype, owner, None, x) if owner else x
         for x, owner in zip(arrays, lowered.inputs, strict=True)
     ]
-    envs = environments(plan, inputs)
+    envs = environments(plan, inputs, bytes(32))
     integers = []
     for i, e in enumerate(lowered.encodings):
         assert isinstance(e, Encoding)

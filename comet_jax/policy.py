@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Literal, Self
 
 from comet_jax.errors import CometError
+from comet_jax.predictors.artifact import Predictor
 
 
 @dataclass(frozen=True)
@@ -102,23 +103,57 @@ NUMBERS = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gate:
+    """Feed-forward layers of which only the neurons that a predictor asks for are computed.
+
+    ``predictor``: trained for the model's weights; the owner of the weights holds its arrays, others its manifest.
+    ``reveals``: what both parties come to see, which has no default, as it says a lot about the prompt to whoever has
+    the model:
+
+    - "flags": which blocks of neurons each token uses, in an order that the owner draws for each session. For weights
+      that are secret from the parties, who cannot query the model either; never where the owner is itself a party.
+
+    ``site``: a regular expression on the paths of first weights; by default every site of the predictor.
+    ``capacity``: the part of a call's blocks that there is room for, instead of the predictor's own.
+    """
+
+    predictor: Predictor
+    reveals: Literal["flags"]
+    site: str = ""
+    capacity: float | None = None
+
+    def __post_init__(self):
+        if self.reveals not in REVEALS:
+            raise ValueError(f"a gate reveals {' or '.join(map(repr, REVEALS))}, not {self.reveals!r}")
+        if self.capacity is not None and not 0 < self.capacity <= 1:
+            raise ValueError(f"a gate's capacity is above 0 and at most 1, not {self.capacity}")
+        re.compile(self.site)
+
+
+REVEALS = ("flags",)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """How a model is made private.
 
     ``ring``: 32 (fast, values bounded by ``numbers``) or 64. ``numbers``: scales, by default those of the ring.
     ``published``: regular expressions on parameter paths that the owner gives away, for instance an embedding table,
     which is then looked up by the client in the clear. Nothing is published by default.
+    ``gates``: which feed-forward layers are gated; the first gate that fits a site is its own. None by default.
     ``ranges``: how large values get, from ``cj.calibrate``; without them ``numbers`` bounds all values alike.
     """
 
     ring: Literal[32, 64] = 32
     numbers: Numbers = field(default=None)  # type: ignore[assignment]
     published: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
     ranges: Ranges | None = None
 
     def __post_init__(self):
         if self.ring not in NUMBERS:
             raise ValueError(f"the ring has 32 or 64 bits, not {self.ring}")
+        object.__setattr__(self, "gates", tuple(self.gates))
         if self.numbers is None:
             object.__setattr__(self, "numbers", NUMBERS[self.ring])
         if self.numbers.ring != self.ring:

@@ -70,7 +70,7 @@ class Ideal:
 
     @cached_property
     def _environments(self):
-        return environments(self.plan, self._secrets)
+        return environments(self.plan, self._secrets, bytes(32))
 
     @cached_property
     def elements(self) -> list[np.ndarray]:

@@ -151,11 +151,11 @@ class Caught(LocalSession):
 
     def run(self, plan: Plan, inputs: list[Any]) -> list[Any]:
         self.plan, self.inputs = plan, inputs
-        return plan.results(self, None, environments(plan, inputs))
+        return plan.results(self, None, environments(plan, inputs, self.key))
 
     def values(self) -> list[np.ndarray]:
         """The program's inputs as signed integers, as their owners encode them."""
-        envs = environments(self.plan, self.inputs)
+        envs = environments(self.plan, self.inputs, self.key)
         found = []
         for i, (v, e) in enumerate(zip(self.plan.program.inputs, self.plan.lowered.encodings)):
             assert isinstance(e, Encoding)

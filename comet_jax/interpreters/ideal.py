@@ -13,11 +13,10 @@ from jax import lax
 
 from comet_jax.interpreters.material import Tree
 from comet_jax.ir.program import Program, Scan
-from comet_jax.protocols.opening import Open
-from comet_jax.protocols.protocol import Coins
+from comet_jax.protocols.protocol import Coins, Opening
 from comet_jax.sharing.chacha import keystream, nonce
 from comet_jax.sharing.groups import Group, signed
-from comet_jax.sharing.wires import Opened, OpenedPlain, Plain, Shared
+from comet_jax.sharing.wires import Disclosed, Opened, OpenedPlain, Plain, Seen, Shared
 
 
 class Drawn(Coins):
@@ -89,20 +88,22 @@ def ideal(program: Program, coins: Coins, inputs, seen: dict[int, Any] | None = 
             out, inner = _scan(op.protocol, coins, args, seen is not None)
             if seen is not None:
                 seen[i] = inner
-        elif isinstance(op.protocol, Open):
-            out = [OpenedPlain(op.outputs[0].wire, *op.protocol.ideal(coins, *args))]  # type: ignore[arg-type]
-            if seen is not None and op.protocol.headroom:
+        elif isinstance(op.outputs[0].wire, Opened) and isinstance(op.protocol, Opening):
+            out = [OpenedPlain(op.outputs[0].wire, *op.protocol.ideal(coins, *args))]  # type: ignore[attr-defined]
+            if seen is not None and op.outputs[0].wire.headroom:
                 seen[i] = jnp.abs(out[0].y).astype(jnp.float64).max(initial=0.0)
         else:
             out = op.protocol.ideal(coins, *args)
         for v, o in zip(op.outputs, out, strict=True):
-            values[v.id] = Plain(v.wire, o) if isinstance(v.wire, Shared) else o  # type: ignore[arg-type]
+            values[v.id] = o if isinstance(v.wire, Opened) else _enter(v.wire, o)
     return [values[v.id].v for v in program.outputs]
 
 
 def _enter(wire, x):
     if isinstance(wire, Shared):
         return Plain(wire, x)
+    if isinstance(wire, Disclosed):
+        return Seen(wire, x)
     return OpenedPlain(wire, signed(x, wire.group.bits), jnp.zeros_like(x))
 
 

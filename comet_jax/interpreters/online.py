@@ -12,9 +12,8 @@ from jax import lax
 
 from comet_jax.interpreters.material import Tree
 from comet_jax.ir.program import Program, Round, Scan
-from comet_jax.protocols.opening import Open
-from comet_jax.protocols.protocol import Party
-from comet_jax.sharing.wires import Opened, OpenedShare, Share, Shared, Wire
+from comet_jax.protocols.protocol import Opening, Party
+from comet_jax.sharing.wires import Disclosed, Opened, OpenedShare, Seen, Share, Shared, Wire
 
 AXIS = "party"
 
@@ -63,13 +62,14 @@ def offline(program: Program, party: Party, masks: Tree, dealt: Tree, statics) -
             known.update({v.id: None for v in op.outputs})
             continue
         material = {**masks.get(i, {}), **dealt.get(i, {})}
-        if isinstance(op.protocol, Open):
+        opened = isinstance(op.outputs[0].wire, Opened)
+        if opened and isinstance(op.protocol, Opening):
             out = [OpenedShare(op.outputs[0].wire, None, material["r"])]  # type: ignore[arg-type]
-        elif isinstance(op.outputs[0].wire, Opened):
+        elif opened:
             out = op.protocol.online(party, material, *inputs)  # a rearranged mask
         else:
             out = [None] * len(op.outputs)
-        if all(x is not None for x in inputs):
+        if not isinstance(op.protocol, Opening):
             material = op.protocol.offline(party, material, *inputs)
         materials[i] = material
         known.update({v.id: o for v, o in zip(op.outputs, out)})
@@ -89,7 +89,7 @@ def online(
     """
     values: dict[int, Any] = {}
     for v, x in zip(program.inputs, inputs, strict=True):
-        values[v.id] = x if isinstance(x, Share | OpenedShare) else _entered(v.wire, x)
+        values[v.id] = x if isinstance(x, Share | OpenedShare) else _value(v.wire, x)
     transcript: list = []
     for round_ in program.rounds:
         for i in round_.local:
@@ -104,14 +104,16 @@ def online(
             if coins is not None:
                 coins[i] = noted
             for v, o in zip(op.outputs, out):
-                values[v.id] = Share(v.wire, o) if isinstance(v.wire, Shared) else o
+                values[v.id] = o if isinstance(v.wire, Opened) else _value(v.wire, o)
         if round_.opened:
             transcript.append(_open(program, round_, party, materials, values, coins))
     return [values[v.id].x for v in program.outputs], transcript
 
 
-def _entered(wire: Wire, x: jax.Array) -> Share | OpenedShare:
-    return Share(wire, x) if isinstance(wire, Shared) else OpenedShare(wire, None, None, x)
+def _value(wire: Wire, x: jax.Array) -> Share | OpenedShare | Seen:
+    if isinstance(wire, Shared):
+        return Share(wire, x)
+    return Seen(wire, x) if isinstance(wire, Disclosed) else OpenedShare(wire, None, None, x)
 
 
 def _open(program: Program, round_: Round, party: Party, materials, values, coins):
@@ -119,19 +121,18 @@ def _open(program: Program, round_: Round, party: Party, materials, values, coin
     sent = []
     for i in round_.opened:
         op = program.ops[i]
-        assert isinstance(op.protocol, Open)
-        sent.append(op.protocol.send(party, materials[i], values[op.inputs[0].id]))
+        assert isinstance(op.protocol, Opening)
+        sent.append(op.protocol.send(party, materials[i], *(values[v.id] for v in op.inputs)))
     mine = layout.pack(sent)
     theirs = exchange(mine)
     for i, own, other in zip(round_.opened, sent, layout.unpack(theirs)):
-        op = program.ops[i]
-        assert isinstance(op.protocol, Open)
-        group = op.outputs[0].wire.group
-        x = values[op.inputs[0].id]
-        w = op.protocol.receive(materials[i], x, group.add(own, other))
+        op, args = program.ops[i], [values[v.id] for v in program.ops[i].inputs]
+        assert isinstance(op.protocol, Opening)
+        w = op.protocol.receive(materials[i], *args, program.item(i).group.add(own, other))
         values[op.outputs[0].id] = w
         if coins is not None:
-            coins[i] = {**op.protocol.coins(party, x), "opened": w.value}
+            opened = {"opened": w.value} if isinstance(w, OpenedShare) else {}
+            coins[i] = {**op.protocol.coins(party, *args), **opened}  # type: ignore[attr-defined]
     return jnp.where(party.index == 0, jnp.stack([mine, theirs]), jnp.stack([theirs, mine]))
 
 

@@ -1,6 +1,6 @@
 """A two-party program: protocols on wires, in single-assignment form, and the schedule of its rounds.
 
-This is what the compiler makes of a model, and what all interpreters run. Only ``Open`` communicates, so the round
+This is what the compiler makes of a model, and what all interpreters run. Only openings communicate, so the round
 of an operation is the number of openings on the longest path to it, and all openings of one round are one message.
 """
 
@@ -11,10 +11,9 @@ from functools import cached_property
 from hashlib import sha256
 from typing import TypeVar
 
-from comet_jax.protocols.opening import Open
-from comet_jax.protocols.protocol import Protocol, recorded
+from comet_jax.protocols.protocol import Opening, Protocol, recorded
 from comet_jax.sharing.packing import Item, Layout
-from comet_jax.sharing.wires import Mask, Opened, Shared, Wire
+from comet_jax.sharing.wires import Disclosed, Mask, Opened, Shared, Wire
 
 T = TypeVar("T")
 
@@ -146,7 +145,7 @@ class Program:
         levels: dict[int, tuple[list[int], list[int]]] = {}
         for i, op in enumerate(self.ops):
             level = max((depth[v.id] for v in op.inputs), default=0)
-            opens = isinstance(op.protocol, Open)
+            opens = isinstance(op.protocol, Opening)
             levels.setdefault(level, ([], []))[opens].append(i)
             # A scan's result counts one level later, so that what follows does not split its round.
             after = level + (opens or isinstance(op.protocol, Scan))
@@ -182,8 +181,13 @@ class Program:
 
     def message(self, round_: Round) -> Layout:
         """How the openings of a round are packed."""
-        wires = [self.ops[i].outputs[0].wire for i in round_.opened]
-        return Layout(tuple(w.item for w in wires if isinstance(w, Opened)))
+        return Layout(tuple(self.item(i) for i in round_.opened))
+
+    def item(self, i: int) -> Item:
+        """How the message of an opening is packed, given its place among the operations."""
+        op = self.ops[i]
+        assert isinstance(op.protocol, Opening)
+        return op.protocol.item(*(v.wire for v in op.inputs))
 
     @cached_property
     def supply(self) -> Supply:
@@ -224,6 +228,8 @@ class Program:
 
 def _type(wire: Wire) -> str:
     shape = "x".join(map(str, wire.shape))
+    if isinstance(wire, Disclosed):
+        return f"disclosed[{wire.group} {shape}]"
     kind = "shared" if isinstance(wire, Shared) else "static" if wire.static else "opened"
     return f"{kind}[{wire.group} {shape}]"
 
@@ -231,7 +237,7 @@ def _type(wire: Wire) -> str:
 def _blank(wire: Wire):
     import jax.numpy as jnp
 
-    return wire if isinstance(wire, Shared) else Mask(wire, jnp.zeros(wire.shape, wire.group.dtype))
+    return Mask(wire, jnp.zeros(wire.shape, wire.group.dtype)) if isinstance(wire, Opened) else wire
 
 
 @dataclass

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from comet_jax.ir.program import Op, Program, Scan
 from comet_jax.passes.lower import Lowered
-from comet_jax.protocols.opening import Open, Reveal
+from comet_jax.protocols.opening import Reveal
+from comet_jax.protocols.protocol import Opening
 from comet_jax.rules.scope import Place
 
 
@@ -202,14 +203,14 @@ def _rows(program: Program, times: int, places: Mapping[tuple[str, str], Place])
         found.setdefault((place, op.operation), []).append(i)
     for (site, operation), steps in found.items():
         opened = [i for i in steps if i in round_of]
-        online = sum(program.ops[i].outputs[0].wire.item.bits for i in opened)  # type: ignore[union-attr]
+        online = sum(program.item(i).bits for i in opened)
         mine = set(steps)
         dealt = sum(item.bits for (k, _), item in program.supply.dealt.items() if k in mine)
         names = dict.fromkeys(type(program.ops[i].protocol).__name__ for i in steps)
         at = places.get((site, operation))
         yield Row(
             *(site, operation, " ".join(names), len({round_of[i] for i in opened}), len(opened)),
-            *(online / 8, dealt / 8, times, tuple(program.ops[i].protocol.width for i in opened)),  # type: ignore[union-attr]
+            *(online / 8, dealt / 8, times, tuple(program.item(i).group.bits for i in opened)),
             sum(_products(program.ops[i]) for i in steps),
             *((at.fraction, at.headroom) if at else ()),
         )
@@ -217,6 +218,6 @@ def _rows(program: Program, times: int, places: Mapping[tuple[str, str], Place])
 
 def _products(op: Op) -> int:
     """Ring multiplications of one party online; sums and moves count for none."""
-    if isinstance(op.protocol, Scan | Open):
+    if isinstance(op.protocol, Scan | Opening):
         return 0
     return op.protocol.products(*(v.wire for v in op.inputs))

@@ -8,6 +8,8 @@ that is not known to be local, or does not match one of these signatures is refu
   sender's share plus its sender's share of that very mask, reduced into the group.
 - *Any other step* draws no mask and sends nothing. An opened wire that it makes is computed from opened values, and
   its mask from their masks. It deals each array once.
+- *A disclosure* shows its input and nothing else: its message is its sender's share plus a dealt sharing of zero that
+  nothing else uses. It must carry the name of a gate that the policy has; a policy without gates has none.
 - *A weight* is opened once, at its full ring, before the program runs; loading it gives it a mask of its own.
 - *An output* is a step's share plus a dealt sharing of zero that nothing else uses.
 
@@ -25,7 +27,7 @@ that keystreams are uniform and used once (dealer/stock.py); that the interprete
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -34,19 +36,20 @@ from comet_jax.errors import CometError
 from comet_jax.ir.jaxprs import Graph, flatten
 from comet_jax.ir.program import Op, Program, Scan, Var
 from comet_jax.passes.hiding import Word, follow
-from comet_jax.protocols.opening import Open
-from comet_jax.protocols.protocol import Dealer, Party, Protocol
+from comet_jax.protocols.disclosure import Disclose
+from comet_jax.protocols.protocol import Dealer, Opening, Party, Protocol
+from comet_jax.protocols.slots import Slots
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.packing import Item
-from comet_jax.sharing.wires import Mask, Opened, OpenedShare, Share, Shared, Wire
+from comet_jax.sharing.wires import Disclosed, Mask, Opened, OpenedShare, Seen, Share, Shared, Wire
 
 # What a local step may do. An operation that is not here may be harmless; it is refused until somebody has looked.
 _LOCAL_NAMES = (
     "abs add and argmax argmin bitcast_convert_type broadcast_in_dim clamp concatenate cond convert_element_type "
     "copy cumsum div dot_general dynamic_slice dynamic_update_slice eq exp gather ge gt iota le lt max min mul ne "
     "neg not optimization_barrier or pad platform_index population_count reduce_and reduce_max reduce_min "
-    "reduce_or reduce_sum rem reshape rev round select_n shift_left shift_right_arithmetic shift_right_logical sign "
-    "slice split square squeeze sub transpose xor "
+    "reduce_or reduce_sum rem reshape rev round scatter scatter-add scatter_add select_n shift_left "
+    "shift_right_arithmetic shift_right_logical sign slice split square squeeze sub transpose xor "
 )
 LOCAL = frozenset(_LOCAL_NAMES.split())
 
@@ -57,34 +60,48 @@ class LeakError(CometError):
 
 @dataclass(frozen=True)
 class Proof:
-    """What was checked: openings in a run (a scan's count at each step), weights, and outputs."""
+    """What was checked: openings in a run (a scan's count at each step), weights, and outputs.
+
+    ``disclosed``: how many bits each gate shows in a run.
+    """
 
     openings: int
     weights: int
     outputs: int
+    disclosed: tuple[tuple[str, int], ...] = ()
 
     def __str__(self) -> str:
+        shown = "; ".join(f"{count:,} bits by the gate of {gate}" for gate, count in self.disclosed)
         return (
             f"Checked: {self.openings} openings, each under a fresh mask of full width; {self.weights} weights under "
             f"their own; {self.outputs} outputs shared afresh."
-        )
+        ) + (f" Disclosed to both parties: {shown}." if shown else "")
 
 
-def check(program: Program) -> Proof:
-    """Return only if ``program`` reveals nothing but its outputs; else raise ``LeakError``."""
+def check(program: Program, gates: frozenset[str] = frozenset()) -> Proof:
+    """Return only if ``program`` reveals nothing but its outputs and flags of ``gates``; else raise ``LeakError``."""
+    checking = _Check({}, gates)
     with jax.enable_x64(True):
-        openings = _Check({}).program(program, leaves=True)
+        openings = checking.program(program, leaves=True)
     weights = sum(isinstance(v.wire, Opened) for v in program.inputs)
-    return Proof(openings, weights, len({v.id for v in program.outputs}))
+    disclosed = tuple(sorted(checking.disclosed.items()))
+    return Proof(openings, weights, len({v.id for v in program.outputs}), disclosed)
 
 
 @dataclass
 class _Check:
-    """``seen``: which outputs are shared afresh, by the step's signature. Equal steps are traced once."""
+    """``seen``: which outputs are shared afresh, by the step's signature. Equal steps are traced once.
+
+    ``gates``: whose flags may be disclosed; ``disclosed``: the bits that they show in a run.
+    """
 
     seen: dict[tuple, frozenset[int]]
+    gates: frozenset[str] = frozenset()
+    disclosed: dict[str, int] = field(default_factory=dict)
 
-    def program(self, program: Program, leaves: bool = False, given: frozenset[int] = frozenset()) -> int:
+    def program(
+        self, program: Program, leaves: bool = False, given: frozenset[int] = frozenset(), times: int = 1
+    ) -> int:
         """The number of openings. ``leaves``: the outputs leave the parties. ``given``: inputs checked already."""
         known: dict[int, Wire] = {}
         afresh: set[int] = set()
@@ -103,12 +120,18 @@ class _Check:
             if isinstance(op.protocol, Scan):
                 _check_scan(place, op, op.protocol)
                 fixed = frozenset(v.id for v in op.protocol.parts(op.protocol.body.inputs)[1])
-                openings += op.protocol.length * self.program(op.protocol.body, given=fixed)
+                length = op.protocol.length
+                openings += length * self.program(op.protocol.body, given=fixed, times=times * length)
             else:
                 masks, dealt = (of.get(i, {}) for of in program.supply.by_step)
                 afresh |= {op.outputs[j].id for j in self.step(place, op, masks, dealt)}
-                openings += isinstance(op.protocol, Open)
+                if isinstance(op.protocol, Disclose):
+                    bits = times * program.item(i).bits
+                    self.disclosed[op.protocol.gate] = self.disclosed.get(op.protocol.gate, 0) + bits
+                openings += isinstance(op.protocol, Opening) and not isinstance(op.protocol, Disclose)
             for v in op.outputs:
+                numbered = isinstance(v.wire, Disclosed) and v.wire.below is not None
+                _require(place, not numbered or isinstance(op.protocol, Slots), "it may number one slot twice")
                 _define(place, known, v)
         for v in program.outputs:
             _require("an output", known.get(v.id) == v.wire, f"%{v.id} does not exist")
@@ -124,7 +147,11 @@ class _Check:
         if key not in self.seen:
             _require(place, protocol.outputs(*inputs) == outputs, "its outputs are not of its protocol's types")
             _require(place, not set(masks) & set(dealt), "a mask and a dealt array share a name")
-            if isinstance(protocol, Open):
+            if isinstance(protocol, Disclose):
+                _require(place, protocol.gate in self.gates, f"the policy has no gate of {protocol.gate}")
+                _check_disclosure(place, protocol, inputs, outputs, masks, dealt)
+                self.seen[key] = frozenset()
+            elif isinstance(protocol, Opening):
                 _check_opening(place, protocol, inputs, outputs, masks, dealt)
                 self.seen[key] = frozenset()
             else:
@@ -145,7 +172,13 @@ def _define(place: str, known: dict[int, Wire], v: Var) -> None:
 def _is_input(wire: Wire) -> bool:
     if isinstance(wire, Shared):
         return True
-    return wire.static and not wire.headroom and wire.where is None and wire.group in (Group(32), Group(64))
+    return (
+        isinstance(wire, Opened)
+        and wire.static
+        and not wire.headroom
+        and wire.where is None
+        and wire.group in (Group(32), Group(64))
+    )
 
 
 def _check_scan(place: str, op: Op, scan: Scan) -> None:
@@ -187,8 +220,17 @@ class _Traced:
     same: dict[str, str | None]
 
 
-def _trace(place: str, fn: Callable[[dict], dict], leaves: Mapping[str, tuple], masks: Mapping[str, int]) -> _Traced:
-    """Trace ``fn`` on arrays of the given (shape, group). ``masks``: bits of those leaves that are uniform."""
+def _trace(
+    place: str,
+    fn: Callable[[dict], dict],
+    leaves: Mapping[str, tuple],
+    masks: Mapping[str, int],
+    distinct: frozenset[str] = frozenset(),
+) -> _Traced:
+    """Trace ``fn`` on arrays of the given (shape, group).
+
+    ``masks``: bits of those leaves that are uniform. ``distinct``: leaves that hold numbers, no two of them equal.
+    """
     names: list[str] = []
 
     def run(*arrays):
@@ -203,7 +245,8 @@ def _trace(place: str, fn: Callable[[dict], dict], leaves: Mapping[str, tuple], 
     except Exception as e:  # anything: what cannot be followed is refused, a collective outside an opening too
         raise LeakError(f"{place}: it cannot be followed as a local step ({type(e).__name__}: {e})") from e
     _check_operations(place, graph)
-    known = [Word(frozenset({n}), g.bits, frozenset({n} & masks.keys())) for n, (_, g) in leaves.items()]
+    covered = lambda n: frozenset({n} & masks.keys())
+    known = [Word(frozenset({n}), g.bits, covered(n), distinct=n in distinct) for n, (_, g) in leaves.items()]
     words = follow(graph, known, masks)
     inputs = dict(zip(graph.inputs, leaves))
     types = {n: (v.shape, v.dtype) for n, v in zip(names, graph.outputs)}
@@ -239,34 +282,62 @@ def _deal(place: str, protocol, inputs, outputs, masks: dict[str, Item], dealt: 
 _INDEX = ((), Group(32))
 
 
-def _check_opening(place: str, protocol: Open, inputs, outputs, masks: dict[str, Item], dealt: dict[str, Item]) -> None:
-    (source,), (wire,) = inputs, outputs
-    alone = isinstance(source, Shared) and isinstance(wire, Opened) and not wire.static
-    _require(place, alone, "it does not open one shared wire")
-    _require(
-        place, masks == {"r": wire.item}, f"its mask is not one, uniform in {wire.group}, of the shape {wire.shape}"
-    )
+def _check_opening(place: str, protocol, inputs, outputs, masks: dict[str, Item], dealt: dict[str, Item]) -> None:
+    source, others, (wire,) = inputs[0], inputs[1:], outputs
+    alone = isinstance(source, Shared) and all(isinstance(w, Disclosed) for w in others)
+    _require(place, alone and isinstance(wire, Opened) and not wire.static, "it does not open one shared wire")
+    item = protocol.item(*inputs)
+    _require(place, masks == {"r": wire.item}, f"its mask is not one, uniform in {wire.group}, of its wire's shape")
     _require(place, not dealt, "an opening deals nothing but its mask")
     dealing = _deal(place, protocol, inputs, outputs, masks, dealt)
     _require(place, dealing.same["out 0"] == "r", "the opened wire's mask is not the one that was drawn")
 
     def run(leaf):
-        party, x = Party(leaf["index"]), Share(source, leaf["x"])
-        sent = protocol.send(party, {"r": leaf["r"]}, x)
-        w = protocol.receive({"r": leaf["r"]}, x, leaf["c"])
+        seen = [Seen(w, leaf[f"v {k}"]) for k, w in enumerate(others)]  # type: ignore[arg-type]
+        party, args = Party(leaf["index"]), [Share(source, leaf["x"]), *seen]
+        sent = protocol.send(party, {"r": leaf["r"]}, *args)
+        w = protocol.receive({"r": leaf["r"]}, *args, leaf["c"])
         _require(place, w.wire == wire and w.x is None, "it receives another wire than it opens")
-        return {"sent": sent, "value": w.value, "mask": w.mask, **protocol.coins(party, x)}
+        return {"sent": sent, "value": w.value, "mask": w.mask, **protocol.coins(party, *args)}
 
-    shared, opened = (source.shape, source.group), (wire.shape, wire.group)
-    seen = _trace(place, run, {"index": _INDEX, "x": shared, "r": opened, "c": opened}, {"r": wire.group.bits})
-    sent = seen.words["sent"]
-    _require(place, "r" in sent.masks, "its message is not a share plus its mask")
-    _require(place, sent.bits <= wire.group.bits, f"its message is not reduced into {wire.group}")
-    _require(
-        place, seen.types["sent"] == (wire.shape, wire.group.dtype), f"its message is not an array of {wire.group}"
-    )
-    _require(place, seen.words["value"].leaves <= {"c"}, "the opened value is not what was received")
+    shown = {f"v {k}": (w.shape, w.group) for k, w in enumerate(others)}
+    distinct = frozenset(f"v {k}" for k, w in enumerate(others) if w.below is not None)
+    arrays = {"x": (source.shape, source.group), "r": (wire.shape, wire.group), "c": (item.shape, item.group)}
+    seen = _trace(place, run, {"index": _INDEX, **arrays, **shown}, {"r": wire.group.bits}, distinct)
+    _check_message(place, seen, item, "r", "its message is not a share plus its mask")
+    _require(place, item.group == wire.group, f"its message is not of {wire.group}")
+    _require(place, seen.words["value"].leaves <= {"c", *shown}, "the opened value is not what was received")
     _require(place, seen.same["mask"] == "r", "the wire keeps another mask than it was opened under")
+
+
+def _check_message(place: str, seen: _Traced, item: Item, mask: str, otherwise: str) -> None:
+    """What is sent is covered by ``mask``, and is of its item's group and shape."""
+    _require(place, mask in seen.words["sent"].masks, otherwise)
+    _require(place, seen.words["sent"].bits <= item.group.bits, f"its message is not reduced into {item.group}")
+    typed = seen.types["sent"] == (item.shape, item.group.dtype)
+    _require(place, typed, f"its message is not an array of {item.group}")
+
+
+def _check_disclosure(place: str, protocol, inputs, outputs, masks: dict[str, Item], dealt: dict[str, Item]) -> None:
+    (source,), (wire,) = inputs, outputs
+    alone = isinstance(source, Shared) and wire == Disclosed(source.shape, source.group)
+    _require(place, alone, "it does not disclose one shared wire")
+    item = Item(source.shape, source.group)
+    _require(place, not masks and dealt == {"zero": item}, "it deals something else than one sharing of zero")
+    dealing = _deal(place, protocol, inputs, outputs, masks, dealt)
+    _require(place, dealing.words["share zero"].zero, "what it deals is not a sharing of zero")
+
+    def run(leaf):
+        party, x, material = Party(leaf["index"]), Share(source, leaf["x"]), {"zero": leaf["zero"]}
+        sent, w = protocol.send(party, material, x), protocol.receive(material, x, leaf["c"])
+        _require(place, w.wire == wire, "it shows another wire than it discloses")
+        return {"sent": sent, "value": w.v, **protocol.coins(party, x)}
+
+    own = (source.shape, source.group)
+    leaves = {"index": _INDEX, "x": own, "zero": own, "c": own}
+    seen = _trace(place, run, leaves, {"zero": source.group.bits})
+    _check_message(place, seen, item, "zero", "its message is not a share plus a sharing of zero")
+    _require(place, seen.words["value"].leaves <= {"c"}, "what it shows is not what was received")
 
 
 def _check_local(
@@ -276,7 +347,7 @@ def _check_local(
     dealing = _deal(place, protocol, inputs, outputs, masks, dealt)
     leaves: dict[str, tuple] = {"index": _INDEX, **{f"dealt {n}": (i.shape, i.group) for n, i in dealt.items()}}
     for k, w in enumerate(inputs):
-        parts = "x" if isinstance(w, Shared) else "cx" if w.static else "cr"
+        parts = "x" if isinstance(w, Shared) else "v" if isinstance(w, Disclosed) else "cx" if w.static else "cr"
         leaves.update({f"{part} {k}": (w.shape, w.group) for part in parts})
 
     def run(leaf):
@@ -286,17 +357,18 @@ def _check_local(
         out: dict[str, Any] = {}
         if any(isinstance(w, Opened) for w in outputs):  # before inputs exist, its mask or a weight's form is known
             out.update(_results(place, outputs, protocol.online(party, material, *early), "early"))
-        if None not in early:
-            material = protocol.offline(party, material, *early)
+        material = protocol.offline(party, material, *early)
         out.update(_results(place, outputs, protocol.online(party, material, *late), "late"))
         return {**out, **{f"coin {n}": x for n, x in protocol.coins(party, *late).items()}}
 
     uniform = {f"dealt {n}": item.group.bits for n, item in dealt.items()}
     seen = _trace(place, run, leaves, uniform)
     for name, word in seen.words.items():
-        part, j, _ = name.split(" ") if name[:2] in ("c ", "r ", "x ") else ("", "", "")
-        own = all(leaf[:2] == f"{part} " and isinstance(inputs[int(leaf[2:])], Opened) for leaf in word.leaves)
-        _require(place, own or not part, f"its opened output {j} is not made of opened wires alone")
+        part, j, _ = name.split(" ") if name[:2] in ("c ", "r ", "x ", "v ") else ("", "", "")
+        kind = Disclosed if part == "v" else Opened
+        own = all(leaf[:2] == f"{part} " and isinstance(inputs[int(leaf[2:])], kind) for leaf in word.leaves)
+        what = "disclosed" if part == "v" else "opened"
+        _require(place, own or not part, f"its {what} output {j} is not made of {what} wires alone")
     fresh = lambda n, j: _is_afresh(n, dealt[n], f"share {j} late", outputs[j], dealing, seen)
     return frozenset(j for j in range(len(outputs)) if any(fresh(n, j) for n in dealt))
 
@@ -305,6 +377,8 @@ def _arguments(w: Wire, get: Callable[[str], Any]) -> tuple[Any, Any]:
     """An input as a party has it before the run, and in it."""
     if isinstance(w, Shared):
         return None, Share(w, get("x"))
+    if isinstance(w, Disclosed):
+        return None, Seen(w, get("v"))
     if w.static:
         return OpenedShare(w, get("c"), None), OpenedShare(w, None, None, get("x"))
     return OpenedShare(w, None, get("r")), OpenedShare(w, get("c"), get("r"))
@@ -315,6 +389,8 @@ def _results(place: str, outputs: tuple[Wire, ...], found: Sequence[Any], when: 
     for j, (wire, o) in enumerate(zip(outputs, found, strict=True)):
         if isinstance(wire, Shared):
             out[f"share {j} {when}"] = o
+        elif isinstance(wire, Disclosed):
+            out[f"v {j} {when}"] = o
         else:
             _require(place, o.wire == wire, "it makes other wires than planned")
             out.update({f"{part} {j} {when}": getattr(o, part) for part in "crx" if getattr(o, part) is not None})

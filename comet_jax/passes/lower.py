@@ -20,6 +20,7 @@ import comet_jax.rules.cumulative
 import comet_jax.rules.elementwise
 import comet_jax.rules.extremes
 import comet_jax.rules.fused
+import comet_jax.rules.gating
 import comet_jax.rules.indexing
 import comet_jax.rules.integers
 import comet_jax.rules.loops
@@ -34,6 +35,7 @@ from comet_jax.ir.program import Program
 from comet_jax.passes import leaks
 from comet_jax.passes.narrow import narrow
 from comet_jax.passes.ranges import bind
+from comet_jax.passes.sparsify import sparsify
 from comet_jax.policy import Policy, Range
 from comet_jax.protocols.opening import Reveal
 from comet_jax.rules.registry import ELEMENTWISE, RULES
@@ -123,6 +125,8 @@ class Lowered:
 def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     """Lower ``graph`` for inputs of the given kinds; arrays are public."""
     s = Scope(policy.numbers, ranges=bind(policy.ranges, graph))
+    names = {v: given.name for v, given in zip(graph.inputs, inputs) if isinstance(given, OwnedInput)}
+    graph = sparsify(graph, names, policy.gates)
     terms: list[Term] = []
     taken: dict[int, tuple[int, Form]] = {}
     for i, (value, given) in enumerate(zip(graph.inputs, inputs, strict=True)):
@@ -151,7 +155,14 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     by_var = {var.id: e for var, e in s.encodings.values()}
     encodings = tuple(by_var[v.id] if v.id in by_var else taken[v.id] for v in wide.inputs)
     owners = tuple(x.owner if isinstance(x, OwnedInput) else None for x in inputs)
-    return Lowered(program, owners, encodings, tuple(results), policy, leaks.check(program), s.places, wide)
+    return Lowered(
+        program, owners, encodings, tuple(results), policy, leaks.check(program, _shown(policy)), s.places, wide
+    )
+
+
+def _shown(policy: Policy) -> frozenset[str]:
+    """The sites whose flags the policy lets the parties see."""
+    return frozenset(site.site for gate in policy.gates for site in gate.predictor.sites)
 
 
 def _shared(

@@ -1,4 +1,4 @@
-"""Opening a wire: the only step at which the parties communicate.
+"""Opening a wire: the step at which the parties communicate.
 
 Truncate, then open. To open x in Z_2^k at m bits after dropping s low bits (m <= k - s):
 
@@ -25,14 +25,14 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
-from comet_jax.protocols.protocol import Coins, Dealer, Material, Party, Protocol
+from comet_jax.protocols.protocol import Coins, Dealer, Material, Opening, Party, Protocol
 from comet_jax.sharing.groups import Group, signed
 from comet_jax.sharing.packing import Item, Where
 from comet_jax.sharing.wires import Mask, Opened, OpenedShare, Plain, Share, Shared, Wire
 
 
 @dataclass(frozen=True)
-class Open(Protocol):
+class Open(Opening, Protocol):
     """[x] -> <y>, y = x / 2^shift, opened at ``width`` bits. See the module docstring.
 
     ``headroom``: the caller promises ``|y| < 2^(width-2)``. ``where``: open these elements only.
@@ -66,8 +66,11 @@ class Open(Protocol):
         (wire,) = self.outputs(x)
         return (Mask(wire, dealer.mask("r", wire.item)),)
 
+    def item(self, x: Shared) -> Item:
+        (wire,) = self.outputs(x)
+        return wire.item
+
     def send(self, party: Party, material: Material, x: Share) -> jax.Array:
-        """This party's masked share, of the opened wire's shape and group."""
         (wire,) = self.outputs(x.wire)
         z = self._raised(party, x) >> x.x.dtype.type(self.shift)
         return wire.group.add(wire.group.cast(z), material["r"])
@@ -82,14 +85,10 @@ class Open(Protocol):
         return {"low": _low(self._raised(party, x), self.shift)} if self.shift else {}
 
     def receive(self, material: Material, x: Share, c: jax.Array) -> OpenedShare:
-        """The opened wire, once both parties' shares have met."""
         (wire,) = self.outputs(x.wire)
         if self.where is not None:
             c = c * self.where.mask.astype(c.dtype)
         return OpenedShare(wire, c, material["r"])
-
-    def online(self, party, material, *inputs):
-        raise TypeError("an opening communicates: the interpreter calls send and receive")
 
     def ideal(self, coins: Coins, x: Plain):
         (wire,) = self.outputs(x.wire)

@@ -11,10 +11,11 @@ A protocol is a frozen dataclass of public parameters. It maps wires to wires an
 
 A fifth, ``coins``, notes the randomness that a run took for rounding, so that ``ideal`` can be given the same.
 
-Only ``Open`` (opening.py) communicates. Everything else is local, so the security argument of a program is that of
-its openings: each opened value carries a mask that is uniform in its group, fresh, and used in no other opening, and
-each array that is dealt is shared afresh. Both parties' views are then simulated by uniform values: the opened
-values, and the dealt shares, which are uniform at either party on its own.
+Only an ``Opening`` communicates. Everything else is local, so the security argument of a program is that of its
+openings: each opened value carries a mask that is uniform in its group, fresh, and used in no other opening, and each
+array that is dealt is shared afresh. Both parties' views are then simulated by uniform values: the opened values, and
+the dealt shares, which are uniform at either party on its own. The one exception is ``Disclose`` (disclosure.py), which
+shows a value on purpose, and which a policy must name.
 """
 
 from abc import ABC, abstractmethod
@@ -91,7 +92,10 @@ class Protocol(ABC):
         return ()
 
     def offline(self, party: Party, material: Material, *inputs: Any) -> Material:
-        """What a party does with its material and its shares of the input masks before inputs exist."""
+        """What a party does with its material and its shares of the input masks before inputs exist.
+
+        Opened inputs are given, without their c; for others there is None.
+        """
         return material
 
     @abstractmethod
@@ -121,6 +125,25 @@ class Protocol(ABC):
     def describe(self) -> str:
         """The protocol and its parameters on one line."""
         return repr(self)
+
+
+class Opening(ABC):
+    """A step at which each party sends the other one array: a protocol whose ``online`` is ``send`` and ``receive``."""
+
+    @abstractmethod
+    def item(self, *inputs: Any) -> Item:
+        """How the message is packed, given the input wires."""
+
+    @abstractmethod
+    def send(self, party: Party, material: Material, *inputs: Any) -> jax.Array:
+        """This party's message, an array of the item's shape and group."""
+
+    @abstractmethod
+    def receive(self, material: Material, *inputs: Any) -> Any:
+        """The value on the output wire. The last input is the sum of both messages."""
+
+    def online(self, party: Party, material: Material, *inputs: Any):
+        raise TypeError("an opening communicates: the interpreter calls send and receive")
 
 
 def recorded(protocol: Protocol, make_inputs: Callable[[], tuple]) -> tuple[dict[str, Item], dict[str, Item]]:

@@ -63,10 +63,8 @@ def _by_weights(s: Scope, node, x: Joint, w: Owned, dims, *, flipped: bool) -> J
         return Scaled(s.b.emit(Combine((1, 1)), out.var, var), out.scale)
 
     base, bias, given = x, None, w
-    last = (len(x.shape) - 1,)
-    if x.affine and mine == last and not batched and not flipped and x.affine.gain.owner == w.owner:
-        # (b g + c) W = b (g W) + c W: a normalisation's scale and shift move into the weights, at their owner.
-        base, w, bias = _fold(x, w, theirs[0])
+    if mine == (len(x.shape) - 1,) and not batched and not flipped:
+        base, w, bias = folded(x, w, theirs[0])
     extra = {}
     # The result's last axis is the weights' last axis, so centring the result is centring the weights.
     if not flipped and not batched and len(w.shape) - 1 not in theirs and len(theirs) < len(w.shape):
@@ -85,20 +83,24 @@ def _times(s: Scope, node, x: Joint, w: Owned, dims, gain: Owned, found: Range |
     return _by_weights(s, replace(node, outputs=(out,)), x, weights, dims, flipped=False)
 
 
-def _fold(x: Joint, w: Owned, axis: int):
+def folded(x: Joint, w: Owned, axis: int) -> tuple[Joint, Owned, Owned | None]:
+    """x W, W's ``axis`` against x's last one, as y W' + b with a y that is cheaper than x.
+
+    (y g + c) W = y (g W) + c W: a normalisation's scale and shift move into the weights, at their owner.
+    """
     affine = x.affine
-    assert affine is not None
+    if affine is None or affine.gain.owner != w.owner:
+        return x, w, None
 
     def scaled(gain, weights):
         return np.moveaxis(np.moveaxis(weights, axis, -1) * gain, -1, axis)
 
-    folded = affine.gain.map(scaled, w.shape, w, dtype=np.float64)
-    folded = replace(folded, name=w.name)
+    weights = replace(affine.gain.map(scaled, w.shape, w, dtype=np.float64), name=w.name)
     bias = None
     if affine.shift is not None:
         out = tuple(n for i, n in enumerate(w.shape) if i != axis)
         bias = affine.shift.map(lambda b, weights: np.tensordot(b, weights, (0, axis)), out, w, dtype=np.float64)
-    return affine.base, folded, bias
+    return affine.base, weights, bias
 
 
 def _by_public(s: Scope, x: Term, y: Term, dims, shape) -> Joint:

@@ -42,10 +42,14 @@ class Known:
 
 
 class Env:
-    """One owner's values: inputs by name, what has been computed from them, and an outer environment for scans."""
+    """One owner's values: inputs by name, what has been computed from them, and an outer environment for scans.
 
-    def __init__(self, inputs: dict[Any, Any], parent: "Env | None" = None):
+    ``key``: 32 bytes that this owner draws for a session and shows nobody: what it permutes its neurons by.
+    """
+
+    def __init__(self, inputs: dict[Any, Any], parent: "Env | None" = None, key: bytes = b""):
         self.inputs, self.parent, self.cache = inputs, parent, {}
+        self.key: bytes = parent.key if parent is not None else key
 
     def input(self, key):
         """The input ``key``, here or outside."""

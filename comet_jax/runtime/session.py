@@ -4,6 +4,7 @@ A session is a context: inside it ``share`` makes secrets, private functions com
 results. ``LocalSession`` plays every role in one process; ``runtime/connected.py`` has one role a process.
 """
 
+import os
 import time
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -66,6 +67,7 @@ class Session:
     """Base of all sessions. Use as a context manager."""
 
     def __init__(self) -> None:
+        self.key = os.urandom(32)  # of the owners in this process: what they permute by, in this session alone
         self.plans: dict[Any, tuple[Plan, Any]] = {}
         self.reports: list[Report] = []
         self._tokens: list[Any] = []
@@ -112,14 +114,14 @@ class Session:
         raise NotImplementedError
 
 
-def environments(plan: Plan, inputs: Iterable[Any]) -> dict[str, Env]:
-    """Each owner's values, for the owners that this process plays."""
+def environments(plan: Plan, inputs: Iterable[Any], key: bytes) -> dict[str, Env]:
+    """Each owner's values, for the owners that this process plays. ``key``: theirs for this session."""
     out: dict[str, dict[int, Any]] = {}
     for i, secret in enumerate(inputs):
         owner = plan.lowered.inputs[i]
         if owner is not None:
             out.setdefault(owner, {})[i] = secret.payload
-    return {owner: Env(found) for owner, found in out.items()}
+    return {owner: Env(found, key=key) for owner, found in out.items()}
 
 
 @dataclass(eq=False)
@@ -176,7 +178,7 @@ class LocalSession(Session):
         program = plan.program
         seconds: dict[str, float] = {}
         with jax.enable_x64(True):
-            envs = environments(plan, inputs)
+            envs = environments(plan, inputs, self.key)
             if not program.outputs:  # every result is known to its owner: the parties have nothing to do
                 self.reports.append(Report(0, 0, 0))
                 return plan.results(self, [], envs)

@@ -1,4 +1,4 @@
-"""Wires: the two forms of a secret inside a program, and the values that each interpreter puts on them.
+"""Wires: the forms of a secret inside a program, and the values that each interpreter puts on them.
 
 ``Shared``: the value is the sum (or xor) of one share at each party.
 ``Opened``: both parties know ``c = y + offset + r``; r is uniform in the wire's group and known to the dealer only,
@@ -6,6 +6,9 @@ each party holding a share of it. A wire may be opened in a narrower group than 
 fit (``headroom``) and ``y = c - offset - r + 2^m (1 - msb c) msb r`` over the integers, m being the group's bits.
 
 A ``static`` opened wire is a weight: it was opened once, when it was loaded, and serves every later run.
+
+A third form is no secret any more. ``Disclosed``: both parties know the value, and the dealer does not. It is what a
+policy lets a gate show, or was computed from that alone.
 """
 
 from dataclasses import dataclass
@@ -50,7 +53,20 @@ class Opened:
         return Item(self.shape, self.group, self.where)
 
 
-Wire = Shared | Opened
+@dataclass(frozen=True)
+class Disclosed:
+    """Type of a value that the parties know.
+
+    ``below``: set where its elements are numbers of which no two are equal, each less than this. Masks may be chosen
+    by such numbers.
+    """
+
+    shape: tuple[int, ...]
+    group: Group
+    below: int | None = None
+
+
+Wire = Shared | Opened | Disclosed
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,14 @@ class OpenedShare:
     def wrapped(self, ring: Group) -> jax.Array:
         """1 - msb c in ``ring``: whether a mask with its top bit set has wrapped around."""
         return ring.dtype.type(1) - self.wire.group.msb(self.value).astype(ring.dtype)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A disclosed wire at a party, and in the ideal world: the value."""
+
+    wire: Disclosed
+    v: jax.Array
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,236 @@
+"""A feed-forward layer of which only some blocks of neurons are computed: those that its predictor asks for.
+
+    flags = (x A) B + bias >= 0             one low-bit comparison a block and token; disclosed
+    slots = the blocks that are flagged     of a fixed number, over all tokens
+    y     = act(x W_up + b) W_down          in the slots alone
+
+The model's owner puts the blocks in an order that it draws afresh for each session, so a flag's place says nothing by
+itself. What flags say all the same is in ``policy.Gate``; how the parties get them, and all other costs, are here.
+
+Costs beside the dense layer: three rounds (the predictor's hidden vector, the scores, the flags), 9 bits a block and
+token for scores and flags, and a hidden vector of ``HIDDEN`` + 1 bits each; 257 bits a block and token are dealt for
+the comparison, and d ring elements for the product with W_down. Saved: all openings of the neurons outside the slots,
+and for one token their products.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from comet_jax.ir.jaxprs import Node, Value
+from comet_jax.ir.program import Var
+from comet_jax.predictors import Layer
+from comet_jax.protocols.bilinear import Bilinear
+from comet_jax.protocols.comparison import BIT
+from comet_jax.protocols.disclosure import Disclose
+from comet_jax.protocols.linear import Combine, Rearrange, Resize, Table
+from comet_jax.protocols.lookup import Lookup
+from comet_jax.protocols.opening import HighBits, Open
+from comet_jax.protocols.slots import IntoSlots, OpenSlots, OutOfSlots, Slots
+from comet_jax.rules.contraction import folded
+from comet_jax.rules.registry import RULES, rule
+from comet_jax.rules.scope import Scope, centre
+from comet_jax.rules.terms import Env, Joint, Owned, Scaled
+from comet_jax.sharing import chacha
+
+# Fraction bits of the predictor: of x A before and after truncation, of B, and of a score when it is compared.
+FIRST, MIDDLE, SECOND, SCORE = 19, 10, 12, 7
+HIDDEN = MIDDLE + SECOND  # the scores' own; they are below 1, so one bit more holds them, and all that makes them
+_ROWS = (((1,), (0,)), ((), ()))
+
+
+@rule("gated_ffn")
+def gated_ffn(s: Scope, node: Node, x, *weights):
+    return _Gating(s, node, s.joint(x), weights).result()
+
+
+@dataclass(frozen=True, eq=False)
+class _Projection:
+    """x W + b as an owner's arrays in blocks: W [G, g, d] and b [G, g], for the wire that W's fold leaves of x."""
+
+    base: Joint
+    weight: Owned
+    bias: Owned
+    out: Value
+
+
+class _Gating:
+    """One gated layer while it is lowered."""
+
+    def __init__(self, s: Scope, node: Node, x: Joint, weights: tuple[Any, ...]):
+        self.s, self.node, self.x = s, node, x
+        self.layer = node.params["layer"]
+        self.ffn, self.site = self.layer.ffn, self.layer.site
+        owners = {getattr(w, "owner", None) for w in weights}
+        if len(owners) != 1 or None in owners:
+            raise ValueError("a gated layer's weights must all be one owner's secrets")
+        self.tokens = prod(x.shape[:-1])
+        self.blocks = (self.site.gates, self.site.block)
+        given = iter(weights)
+        take = lambda p: (next(given), next(given) if p.bias is not None else None)
+        self.first = take(self.ffn.up)
+        self.linear = take(self.ffn.linear) if self.ffn.linear else None
+        self.last = next(given)
+
+    def result(self) -> Joint:
+        weight = self._down()
+        return self.s.result(
+            self.node.outputs[0].shape,
+            lambda: self._product(weight),
+            make_centred=lambda: self._product(centre(weight)),
+        )
+
+    # What the owner does before it shares.
+
+    @cached_property
+    def _up(self) -> Owned:
+        """The first weight as it was trained, [d, h]."""
+        return _turned(self.first[0], self.ffn.up.axis)
+
+    def _owned(self, shape: tuple[int, ...], compute: Callable[..., Any], *terms: Owned) -> Owned:
+        """A function of the layer's predictor, of the blocks' secret order, and of ``terms``."""
+
+        def at(env: Env):
+            layer, order = self._drawn(env)
+            return compute(layer, order, *(np.asarray(t.at(env), np.float64) for t in terms))
+
+        up = self._up
+        return Owned(up.owner, shape, np.dtype(np.float64), at, up.name, depth=up.depth)
+
+    def _drawn(self, env: Env) -> tuple[Layer, np.ndarray]:
+        """This layer's predictor, and the order of its blocks in this session."""
+        key = (self, "drawn")
+        if key not in env.cache:
+            weight = np.asarray(self._up.at(env), np.float32)
+            layer = self.layer.gate.predictor.layer(self.site.site, weight)
+            env.cache[key] = layer, secret_order(env.key, f"{self.site.site} {layer.fingerprint}", self.site.gates)
+        return env.cache[key]
+
+    def _neurons(self, layer: Layer, order: np.ndarray) -> np.ndarray:
+        """Neurons by block, in the session's order, [G, g]."""
+        return layer.order.reshape(self.blocks)[order]
+
+    def _in_blocks(self, axis: int, x: Joint, weight: Owned, bias: Owned | None, out: Value) -> _Projection:
+        base, turned, shift = folded(x, _turned(weight, axis), 0)
+        d = turned.shape[0]
+        terms = [t for t in (bias, shift) if t is not None]
+        by_block = lambda layer, order, w: w.T[self._neurons(layer, order)]
+        summed = lambda layer, order, *vs: sum(vs, np.zeros(self.site.neurons))[self._neurons(layer, order)]
+        return _Projection(
+            base, self._owned((*self.blocks, d), by_block, turned), self._owned(self.blocks, summed, *terms), out
+        )
+
+    def _down(self) -> Owned:
+        down = _turned(self.last, self.ffn.down.axis)
+        shape = (*self.blocks, down.shape[1])
+        return self._owned(shape, lambda layer, order, w: w[self._neurons(layer, order)], down)
+
+    # What the parties do.
+
+    def _rows(self, base: Joint) -> Scaled:
+        """An opened layer input, one row a token."""
+        a = base.operand
+        if len(a.var.shape) == 2:
+            return a
+        shape = (self.tokens, a.var.shape[-1])
+        return Scaled(self.s.b.emit(Rearrange("reshape", (shape,)), a.var), a.scale)
+
+    @cached_property
+    def flags(self) -> Var:
+        """Which blocks each token uses, (T, G): disclosed."""
+        with self.s.b.site(self.node.site or self.node.where, "gate"):
+            return self._predicted()
+
+    def _predicted(self) -> Var:
+        s, site = self.s, self.site
+        # Columns of A at length one: then the bits of x A are well used, whatever the artifact's own scaling.
+        length = lambda layer: np.maximum(np.linalg.norm(layer.a, axis=0), 1e-30)
+        a = self._owned((site.width, site.rank), lambda layer, order: layer.a / length(layer))
+        b = lambda layer, order: (layer.b * length(layer)[:, None])[:, order]
+        second = self._owned((site.rank, site.gates), b)
+        bias = self._owned((site.gates,), lambda layer, order: layer.bias[order])
+        base, first, shift = folded(self.x, a, 0)
+        rows = self._rows(base)
+        hidden = s.b.emit(Bilinear(_ROWS), rows.var, s.encode(first, 2.0**FIRST / rows.scale, static=True))
+        if shift is not None:
+            hidden = s.b.emit(Combine((1, 1)), hidden, s.broadcast(s.encode(shift, 2.0**FIRST), hidden.shape))
+        hidden = s.b.emit(HighBits(FIRST - MIDDLE), hidden)
+        # Of the scores only so many bits are looked at, and a product needs no more of its factors.
+        bits = hidden.bits
+        low = lambda v: v if v.bits == bits else s.b.emit(Resize(bits), v)
+        opened = s.b.emit(Open(bits), hidden)
+        scores = s.b.emit(Bilinear(_ROWS), opened, low(s.encode(second, 2.0**SECOND, static=True)))
+        added = s.broadcast(low(s.encode(bias, 2.0**HIDDEN)), scores.shape)
+        scores = s.b.emit(Combine((1, 1)), scores, added)
+        top = s.b.emit(Open(SCORE + 1, HIDDEN - SCORE), scores)
+        at_least_zero = Table((np.arange(2 << SCORE) < 1 << SCORE).astype(np.int64))
+        return s.b.emit(Disclose(site.site), s.b.emit(Lookup(at_least_zero, BIT), top))
+
+    @cached_property
+    def slots(self) -> Var:
+        """The numbers of the blocks that are computed."""
+        return self.s.b.emit(Slots(self.layer.slots), self.flags)
+
+    def _joint(self, p: _Projection) -> Joint:
+        """x W + b in the slots, (C, g)."""
+        s, found = self.s, self.s.calibrated(p.out)
+
+        def make() -> Scaled:
+            rows, scale = self._rows(p.base), s.scale_of(p.out)
+            weight = s.encode(p.weight, scale / rows.scale, static=True)
+            return Scaled(s.b.emit(IntoSlots(), rows.var, weight, s.encode(p.bias, scale), self.slots), scale)
+
+        return s.result((self.layer.slots, self.site.block), make, range=found)
+
+    @cached_property
+    def hidden(self) -> Joint:
+        """The activated neurons in the slots."""
+        up, ffn = self.ffn.up, self.ffn
+        z = self._joint(self._in_blocks(up.axis, self.x, *self.first, up.out))
+        h = self._applied(ffn.activation, ffn.hidden if ffn.linear is None else None, z)
+        if ffn.linear is None or self.linear is None:
+            return h
+        other = self._joint(self._in_blocks(ffn.linear.axis, self.x, *self.linear, ffn.linear.out))
+        return self._applied("mul", ffn.hidden, h, other)
+
+    def _applied(self, operation: str, out: Value | None, *terms: Joint) -> Joint:
+        """A rule's result on the slots; ``out``: the value of the whole layer that it is part of."""
+        s, shape = self.s, terms[0].shape
+        here = Value(shape, np.dtype(np.float32))
+        if out is not None and out in s.ranges:
+            s.ranges[here] = s.ranges[out]
+        node = Node(operation, {}, tuple(Value(t.shape, here.dtype) for t in terms), (here,))
+        made = RULES[operation](s, node, *terms)
+        assert isinstance(made, Joint)
+        return Joint(made.shape, made.make_raw, made.make_operand, range=s.ranges.get(here, made.range))
+
+    def _product(self, weight: Owned) -> Scaled:
+        s, out = self.s, self.node.outputs[0]
+        h = s.small(self.hidden.raw, bound=s.range_of(self.hidden).largest)
+        opened = s.b.emit(OpenSlots(s.numbers.ring), h.var, self.slots)
+        scale = s.scale_of(out)
+        static = s.encode(weight, scale / h.scale, static=True)
+        y = s.b.emit(OutOfSlots(self.tokens), opened, static, self.slots)
+        return Scaled(y if y.shape == out.shape else s.b.emit(Rearrange("reshape", (out.shape,)), y), scale)
+
+
+def _turned(weight: Owned, axis: int) -> Owned:
+    """A weight matrix with the axis that is contracted first."""
+    return weight if axis == 0 else weight.map(np.transpose, weight.shape[::-1])
+
+
+def secret_order(key: bytes, label: str, count: int) -> np.ndarray:
+    """A permutation of ``count`` things that nobody can tell from a random one without ``key``, int64[count].
+
+    The order of as many 64-bit numbers, which are the ChaCha20 keystream of a key derived from ``key`` and ``label``.
+    """
+    if not key:
+        raise ValueError("the order of a gate's blocks needs a key of this session")
+    derived = np.frombuffer(sha256(b"order of blocks " + key + label.encode()).digest(), "<u4").astype(np.uint32)
+    words = np.asarray(chacha.draw(derived, chacha.nonce(0), 2 * count))
+    return np.argsort(words.view(np.uint64), kind="stable")
