@@ -14,8 +14,8 @@ from comet_jax.interpreters.ideal import Recorded, ideal
 from comet_jax.interpreters.material import pack_dealt, unpack
 from comet_jax.interpreters.online import AXIS, offline, online, party_index
 from comet_jax.ir.program import Program, Scan
-from comet_jax.protocols.opening import Open
-from comet_jax.protocols.protocol import Party
+from comet_jax.protocols.protocol import Opening, Party
+from comet_jax.protocols.slots import OpenSlots
 from comet_jax.rules.scope import Encoding
 from comet_jax.runtime.plan import Plan
 from comet_jax.runtime.session import LocalSession, environments
@@ -136,11 +136,12 @@ class TwoParties:
         """Group and values, runs by elements, of every opened value of a program without scans."""
         for i, op in enumerate(self.program.ops):
             assert not isinstance(op.protocol, Scan)
-            if isinstance(op.protocol, Open):
-                wire = op.outputs[0].wire
+            if isinstance(op.protocol, Opening) and isinstance(wire := op.outputs[0].wire, Opened):
                 c = run.coins[i]["opened"]
-                kept = c if wire.where is None else c[:, wire.where.mask]  # type: ignore[union-attr]
-                yield wire.group, kept.reshape(len(c), -1)
+                kept = c if wire.where is None else c[:, wire.where.mask]
+                rows = kept.reshape(len(c), -1)
+                # What no run opened, no party sees: rows of blocks that were not active.
+                yield wire.group, rows[:, rows.any(0)] if isinstance(op.protocol, OpenSlots) else rows
 
 
 class Caught(LocalSession):

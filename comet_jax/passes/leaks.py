@@ -131,7 +131,7 @@ class _Check:
                 openings += isinstance(op.protocol, Opening) and not isinstance(op.protocol, Disclose)
             for v in op.outputs:
                 numbered = isinstance(v.wire, Disclosed) and v.wire.below is not None
-                _require(place, not numbered or isinstance(op.protocol, Slots), "it may number one slot twice")
+                _require(place, not numbered or type(op.protocol) is Slots, "it may number one slot twice")
                 _define(place, known, v)
         for v in program.outputs:
             _require("an output", known.get(v.id) == v.wire, f"%{v.id} does not exist")

@@ -16,7 +16,7 @@ import numpy as np
 from comet_jax.protocols.protocol import Dealer, Protocol
 from comet_jax.sharing.groups import Group, signed
 from comet_jax.sharing.packing import Where
-from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Plain, Share, Shared, Wire
+from comet_jax.sharing.wires import Disclosed, Mask, Opened, OpenedPlain, OpenedShare, Plain, Share, Shared, Wire
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +198,8 @@ class Rearrange(Protocol):
         shape = jax.eval_shape(self.apply, *(jax.ShapeDtypeStruct(x.shape, np.uint32) for x in xs)).shape
         if isinstance(first, Shared):
             return (Shared(shape, first.group),)
+        if isinstance(first, Disclosed):
+            raise ValueError(f"{first} is nobody's secret: it is not rearranged as one")
         if self.kind == "pad" and first.headroom:
             # Zeros in c and r stand for the value zero only where nothing was added before masking.
             raise ValueError("a wire opened with headroom cannot be padded: pad its shares")

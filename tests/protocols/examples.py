@@ -304,6 +304,7 @@ def _logic(t: Collection) -> None:
 def examples() -> list[Example]:
     """All of them."""
     from examples_lookup import lookups
+    from examples_slots import slots
 
     t = Collection()
     for k in (32, 64):
@@ -318,4 +319,5 @@ def examples() -> list[Example]:
     _words(t)
     _logic(t)
     lookups(t)
+    slots(t)
     return t.found

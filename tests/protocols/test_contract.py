@@ -88,8 +88,10 @@ def empty():
     return np.zeros((RUNS, 0), np.int8)
 
 
-def test_messages_of_either_party_are_uniform(parties):
-    example = EXAMPLES["compare 32"]
+@pytest.mark.parametrize("name", ["compare 32", "out of 32, 2 tokens, 3 slots"])
+def test_messages_of_either_party_are_uniform(parties, name):
+    """Those of a disclosure too: only their sum says something."""
+    example = EXAMPLES[name]
     world = parties(example)
     run = world.run(example.constant(4, RUNS), seed=5)
     program = world.program

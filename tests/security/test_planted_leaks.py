@@ -10,9 +10,11 @@ from jax import lax
 from comet_jax.ir.program import Builder, Op, Program, Scan, Var
 from comet_jax.passes.leaks import LeakError, Proof, check
 from comet_jax.protocols.bilinear import Bilinear
+from comet_jax.protocols.disclosure import Disclose
 from comet_jax.protocols.linear import Combine
 from comet_jax.protocols.opening import Open, Reveal
 from comet_jax.protocols.protocol import Protocol
+from comet_jax.protocols.slots import OpenSlots, OutOfSlots, Slots
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.packing import Item
 from comet_jax.sharing.wires import Mask, Opened, OpenedShare, Shared
@@ -253,3 +255,95 @@ def test_a_scan_that_calls_a_share_an_opened_wire():
     # Nor may a step take a slice of an opened wire, or a carry be one.
     assert "nor a weight" in scanned(body, lambda b: [WIRE, replace(w.wire, shape=(2, 3))])
     assert "differ in type" in scanned(body, lambda b: [WIRE, WIRE], carries=2)
+
+
+FLAGS = Shared((2, 3), Group(1, xor=True))
+
+
+def gated(disclosure: Protocol | None = None, opening: Protocol | None = None, numbering: Protocol | None = None):
+    """Flags of two tokens and three blocks, disclosed; x opened in their slots and multiplied by weights."""
+    b = Builder()
+    flags, x = b.input(FLAGS), b.input(Shared((4, 2), Group(32)))
+    w = b.input(Opened((3, 2, 5), Group(32), static=True))
+    slots = b.emit(numbering or Slots(4), b.emit(disclosure or Disclose("ffn"), flags))
+    y = b.emit(OutOfSlots(2), b.emit(opening or OpenSlots(32), x, slots), w, slots)
+    return b.finish(b.emit(Reveal(), y))
+
+
+def test_flags_are_disclosed_by_a_gate_that_the_policy_names_alone():
+    assert check(gated(), frozenset({"ffn"})) == Proof(openings=1, weights=1, outputs=1, disclosed=(("ffn", 6),))
+    assert "6 bits by the gate of ffn" in str(check(gated(), frozenset({"ffn"})))
+    for gates in (frozenset(), frozenset({"other"})):
+        with pytest.raises(LeakError, match="the policy has no gate of ffn"):
+            check(gated(), gates)
+
+
+class _Bare(Disclose):
+    """Sends its share as it is: it shows more than the value."""
+
+    def send(self, party, material, x):
+        return x.x
+
+
+class _Twice(Disclose):
+    """Covers its share by the sharing of zero twice, which is nothing under xor."""
+
+    def send(self, party, material, x):
+        return x.x ^ material["zero"] ^ material["zero"]
+
+
+class _Biased(Disclose):
+    """What it deals does not share zero."""
+
+    def deal(self, dealer, x):
+        dealer.share("zero", jnp.ones(x.shape, x.group.dtype), Item(x.shape, x.group))
+        return self.outputs(x)
+
+
+class _FirstRows(OpenSlots):
+    """Every slot is opened under the first row of the mask."""
+
+    def chosen(self, material, slots):
+        return material["r"][jnp.zeros(slots.v.shape, jnp.uint32)]
+
+
+class _Halved(OpenSlots):
+    """Two slots share each row of the mask."""
+
+    def chosen(self, material, slots):
+        return material["r"].at[slots.v >> 1].get(mode="promise_in_bounds")
+
+
+class _Clipped(OpenSlots):
+    """Numbers beyond the end would share the last row."""
+
+    def chosen(self, material, slots):
+        return material["r"].at[slots.v].get(mode="clip")
+
+
+class _Same(Slots):
+    """All slots have one number."""
+
+    def online(self, party, material, flags):
+        return (jnp.zeros(self.count, jnp.uint32),)
+
+
+@pytest.mark.parametrize(
+    ("planted", "reason"),
+    [
+        ({"disclosure": _Bare("ffn")}, "not a share plus a sharing of zero"),
+        ({"disclosure": _Twice("ffn")}, "not a share plus a sharing of zero"),
+        ({"disclosure": _Biased("ffn")}, "not a sharing of zero"),
+        ({"opening": _FirstRows(32)}, "not a share plus its mask"),
+        ({"opening": _Halved(32)}, "not a share plus its mask"),
+        ({"opening": _Clipped(32)}, "not a share plus its mask"),
+    ],
+)
+def test_gates(planted, reason):
+    with pytest.raises(LeakError, match=reason):
+        check(gated(**planted), frozenset({"ffn"}))
+
+
+def test_numbers_come_from_slots_alone():
+    with pytest.raises(LeakError, match="number one slot twice"):
+        check(gated(numbering=_Same(4)), frozenset({"ffn"}))

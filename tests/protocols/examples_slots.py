@@ -1,0 +1,47 @@
+"""Programs that disclose flags and compute on the blocks that they name."""
+
+from examples import Collection, full
+
+from comet_jax.protocols.comparison import BIT
+from comet_jax.protocols.disclosure import Disclose
+from comet_jax.protocols.opening import Open
+from comet_jax.protocols.slots import IntoSlots, OpenSlots, OutOfSlots, Slots
+from comet_jax.sharing.groups import Group
+from comet_jax.sharing.wires import Opened, Shared
+
+BLOCKS, SIZE, WIDTH = 3, 2, 4
+
+
+def _flags(tokens: int):
+    return Shared((tokens, BLOCKS), BIT), (0, 1)
+
+
+def _slots(t: Collection, k: int, tokens: int, count: int) -> None:
+    ring = Group(k)
+    shared = lambda *shape: (Shared(shape, ring), full(ring))
+    weight = lambda *shape: (Opened(shape, ring, static=True), full(ring))
+    slots = lambda b, flags: b.emit(Slots(count), b.emit(Disclose("site"), flags))
+    tag = f"{k}, {tokens} tokens, {count} slots"
+    flags, blocks = _flags(tokens), (count, SIZE)
+
+    def into(b, x, w, bias, f):
+        return b.emit(IntoSlots(), b.emit(Open(k), x), w, bias, slots(b, f))
+
+    up = [shared(tokens, WIDTH), weight(BLOCKS, SIZE, WIDTH), shared(BLOCKS, SIZE), flags]
+    t.add(f"into {tag}", IntoSlots, up, into, rounds=1, dealt=k * tokens * BLOCKS * SIZE)
+
+    def out(b, h, w, f):
+        s = slots(b, f)
+        return b.emit(OutOfSlots(tokens), b.emit(OpenSlots(k), h, s), w, s)
+
+    down = [shared(*blocks), weight(BLOCKS, SIZE, WIDTH), flags]
+    t.add(f"out of {tag}", OutOfSlots, down, out, rounds=2, dealt=k * tokens * BLOCKS * WIDTH)
+    for use in (Disclose, Slots, OpenSlots):
+        bits = tokens * BLOCKS if use is Disclose else 0
+        t.add(f"{use.__name__} {tag}", use, down, out, rounds=2, dealt=bits)
+
+
+def slots(t: Collection) -> None:
+    """One token and several, with room for some, for all, and for more blocks than there are."""
+    for k, tokens, count in ((32, 1, 2), (32, 1, 5), (32, 2, 3), (64, 2, 4)):
+        _slots(t, k, tokens, count)
