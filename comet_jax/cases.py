@@ -6,7 +6,8 @@ layers had made it: what depends on the client's numbers alone, the client would
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any, Literal
 
 import jax
@@ -16,7 +17,9 @@ import numpy as np
 from comet_jax.errors import CometError
 from comet_jax.models import byte_lm
 from comet_jax.models.ranges import bundled
-from comet_jax.policy import Policy
+from comet_jax.policy import Gate, Policy
+from comet_jax.predictors import Layer, Predictor, Site
+from comet_jax.predictors.artifact import fingerprint
 
 Ring = Literal[32, 64]
 WIDTH, HIDDEN, HEADS, LAYERS = 768, 3072, 12, 12
@@ -134,12 +137,15 @@ def _matmul(tokens: int) -> Case:
     return Case("matmul", tokens, lambda p, x: x @ p["w"], {"w": w}, x)
 
 
-def _ffn(tokens: int) -> Case:
-    r = _generator(f"ffn_relu_{tokens}")
-    x = _real(r.normal(0, 1, (tokens, WIDTH)))
-    p = {"w1": _real(r.normal(0, 0.036, (WIDTH, HIDDEN))), "c1": _real(r.normal(0, 0.1, HIDDEN))}
-    p |= {"w2": _real(r.normal(0, 0.018, (HIDDEN, WIDTH))), "c2": _real(r.normal(0, 0.1, WIDTH))}
-    return Case("ffn", tokens, lambda p, x: jax.nn.relu(x @ p["w1"] + p["c1"]) @ p["w2"] + p["c2"], p, x)
+def _ffn(name: str, width: int, hidden: int) -> Callable[[int], Case]:
+    def make(tokens: int) -> Case:
+        r = _generator(f"{name}_relu_{tokens}")
+        x = _real(r.normal(0, 1, (tokens, width)))
+        p = {"w1": _real(r.normal(0, 0.036, (width, hidden))), "c1": _real(r.normal(0, 0.1, hidden))}
+        p |= {"w2": _real(r.normal(0, 0.018, (hidden, width))), "c2": _real(r.normal(0, 0.1, width))}
+        return Case(name, tokens, lambda p, x: jax.nn.relu(x @ p["w1"] + p["c1"]) @ p["w2"] + p["c2"], p, x)
+
+    return make
 
 
 def _layer(tokens: int) -> Case:
@@ -168,12 +174,57 @@ CASES: dict[str, tuple[Callable[[int], Case], int]] = {
     "softmax": (_softmax, 64),
     "layernorm": (_layernorm, 64),
     "matmul": (_matmul, 64),
-    "ffn": (_ffn, 64),
+    "ffn": (_ffn("ffn", WIDTH, HIDDEN), 64),
+    "ffn1b": (_ffn("ffn1b", 2048, 8192), 64),
     "layer": (_layer, 64),
     "opt125m": (lambda t: _stack("opt125m", t, f"opt125m_T{t}", jax.nn.relu), 16),
     "byte_lm": (_byte_lm, 64),
     "gpt2": (lambda t: _stack("gpt2", t, f"gpt2_T{t}", gelu), 128),
 }
+
+
+GATED = {"ffn": "x", "ffn1b": "x", "layer": "norm", "opt125m": "norm"}
+"""Cases that can be gated: what the feed-forward layer takes, standard normal numbers or a layer norm's result."""
+
+
+def gated(case: Case, capacity: float, block: int = 1) -> Case:
+    """``case`` with sparse feed-forward layers, and gates of ``capacity`` on them that reveal their flags.
+
+    Random weights are not sparse, so the first weight and its bias are drawn anew: of low rank, d/8, with a tenth more
+    noise in blocks of several neurons, so that a predictor of that rank knows which blocks are active, about two in
+    three of those that there is room for. Shapes, and so all costs, are the case's own. Raises ``CometError`` for a case
+    without gates.
+    """
+    if case.name not in GATED:
+        raise CometError(f"{case.name} has no layer to gate: {', '.join(GATED)} have")
+    r = _generator(f"{case.name} gated")
+    w = dict(case.weights)
+    stacked = w["w1"].ndim == 3
+    count, d, h = w["w1"].shape if stacked else (1, *w["w1"].shape)
+    rank, gates = d // 8, h // block
+    if h % block:
+        raise CometError(f"{h} neurons cannot be gated in blocks of {block}")
+    edge = NormalDist().inv_cdf(1 - 0.65 * capacity)
+    ups, layers = [], []
+    for k in range(count):
+        a = np.linalg.qr(r.normal(0, 1, (d, rank)))[0]
+        b = r.normal(0, 1, (rank, gates))
+        b /= np.linalg.norm(b, axis=0)
+        noise = 0.1 * r.normal(0, 1 / np.sqrt(d), (d, h)) if block > 1 else 0.0
+        ups.append(_real(a @ np.repeat(b, block, 1) + noise))
+        gain, shift = (w["g2"], w["b2"]) if GATED[case.name] == "norm" else (np.ones(d), np.zeros(d))
+        gain, shift = (v[k] if v.ndim == 2 else v for v in (gain, shift))
+        # Scores of standard normal inputs: within +-8 of the bias, with room.
+        spread, centre = np.linalg.norm(gain[:, None] * (a @ b), axis=0), shift @ a @ b
+        bias = -edge * spread - centre
+        layers.append((a, b / 12, bias / 12, np.repeat(bias, block)))
+    w["w1"] = np.stack(ups) if stacked else ups[0]
+    w["c1"] = _real(np.stack([c for *_, c in layers]) if stacked else layers[0][3])
+    site = Site("w1", "relu", d, h, count, block, rank, capacity)
+    order = np.arange(h, dtype=np.int32)
+    made = tuple(Layer(fingerprint(up), order, a, b, bias) for up, (a, b, bias, _) in zip(ups, layers))
+    gate = Gate(predictor=Predictor((site,), {"w1": made}), reveals="flags")
+    return replace(case, weights=w, policy=lambda ring: replace(case.policy(ring), gates=(gate,)))
 
 
 def make(name: str, tokens: int | None = None) -> Case:

@@ -24,6 +24,9 @@ MEANING = {
     "rounds": "rounds of communication",
     "online_bytes": "bytes sent by one party (both send the same)",
     "offline_bytes": "bytes sent by the dealer, ahead of time",
+    "kept": "part of the blocks of gated layers that were flagged",
+    "capacity": "part of the blocks that there is room for",
+    "overflow": "flagged blocks without a slot, which were not computed",
     "wall_s": "seconds online, the slower party's: from shared inputs to shares of the result",
     "offline_wall_s": "seconds of a party's own work ahead of time",
     "dealer_wall_s": "seconds of the dealer's work ahead of time",
@@ -40,6 +43,8 @@ def bench(
     ring: Literal[32, 64] = 32,
     runtime: Runtime = "simulated",
     runs: int = 5,
+    gate: float | None = None,
+    block: int = 1,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Run a case and report bytes, rounds, seconds (medians) and error.
@@ -50,11 +55,13 @@ def bench(
         ring: bits of the ring.
         runtime: both parties on one device, on two devices of this process, or all roles as processes.
         runs: timed runs, after one that compiles.
+        gate: gate the feed-forward layers, with room for this part of their blocks; both parties see the flags.
+        block: neurons in a block of a gate.
         as_json: print one JSON object.
     """
     # To the terminal only, and beside the result: a pipe gets the result alone.
     with Console(stderr=True).status(f"compiling {case}, then {runs} timed runs"):
-        found = measure(Job(job=case, tokens=tokens, runs=runs, ring=ring), runtime)
+        found = measure(Job(job=case, tokens=tokens, runs=runs, ring=ring, gate=gate, block=block), runtime)
     if as_json:
         print(json.dumps(found))
         return
@@ -69,7 +76,7 @@ def measure(job: Job, runtime: Runtime) -> dict[str, Any]:
     """The figures of one case, as ``bench --json`` prints them."""
     if job.runs < 1:
         raise CometError(f"--runs {job.runs}: at least one run is needed to measure")
-    tokens = cases.make(job.job, job.tokens).tokens
+    tokens = job.case().tokens
     found = _in_processes(job) if runtime == "processes" else _in_this_process(job, runtime)
     return {"case": job.job, "tokens": tokens, "ring": job.ring, "runtime": runtime, "runs": job.runs, **found}
 
@@ -81,22 +88,31 @@ def _in_this_process(job: Job, runtime: Runtime) -> dict[str, Any]:
     with cj.Session.devices() if runtime == "devices" else cj.Session.simulated() as session:
         figures = jobs.run_case(session, job)
     runs = [r.seconds for r in session.reports[1:]]
-    first = session.reports[0]
-    counts = {"rounds": first.rounds, "online_bytes": first.online_bytes, "offline_bytes": first.offline_bytes}
-    return counts | _walls(runs, runs, lambda s: s["online"]) | figures
+    return _counts(session.reports[0].json()) | _walls(runs, runs, lambda s: s["online"]) | figures
 
 
 def _in_processes(job: Job) -> dict[str, Any]:
     with local.started(job) as roles:
         roles.wait()
         dealer, client = roles.report("dealer"), roles.report("client")
-        parties = [[r["seconds"] for r in roles.report(f"party{i}")["runs"][1:]] for i in (0, 1)]
-    first = client.pop("runs")[0]
-    counts = {name: first[name] for name in ("rounds", "online_bytes", "offline_bytes")}
+        reports = [roles.report(f"party{i}")["runs"] for i in (0, 1)]
+    client.pop("runs")
+    parties = [[r["seconds"] for r in runs[1:]] for runs in reports]
+    counts = _counts(reports[0][0])
     # The slower party of each run. What follows the computation (hashing what was opened) belongs to it.
     online = lambda s: s["online"] + s.get("hash", 0.0)
     slower = [max(pair, key=online) for pair in zip(*parties)]
     return counts | _walls(slower, [r["seconds"] for r in dealer["runs"][1:]], online) | client
+
+
+def _counts(run: dict[str, Any]) -> dict[str, Any]:
+    """Exact figures of a run, from a party's report."""
+    counts = {name: run[name] for name in ("rounds", "online_bytes", "offline_bytes")}
+    if run["flags"]:
+        for name in ("kept", "capacity"):
+            counts[name] = statistics.mean(gate[name] for gate in run["flags"])
+        counts["overflow"] = sum(gate["overflow"] for gate in run["flags"])
+    return counts
 
 
 def _walls(parties: list[dict], dealer: list[dict], online: Callable[[dict], float]) -> dict[str, float]:

@@ -33,11 +33,21 @@ class Job:
     """Bytes to write, or timed runs of a case."""
     ring: Literal[32, 64] = 32
     """Bits of the ring."""
+    gate: float | None = None
+    """Gate the feed-forward layers of a case, with room for this part of their blocks; both parties see its flags."""
+    block: int = 1
+    """Neurons in a block of a gate."""
+
+    def case(self) -> cases.Case:
+        """The case to run."""
+        case = cases.make(self.job, self.tokens)
+        return case if self.gate is None else cases.gated(case, self.gate, self.block)
 
     def options(self) -> list[str]:
         """These settings as a command line."""
         tokens = [] if self.tokens is None else ["--tokens", str(self.tokens)]
-        return ["--job", self.job, *tokens, "--runs", str(self.runs), "--ring", str(self.ring)]
+        gate = [] if self.gate is None else ["--gate", str(self.gate), "--block", str(self.block)]
+        return ["--job", self.job, *tokens, "--runs", str(self.runs), "--ring", str(self.ring), *gate]
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,7 @@ def run_case(session: cj.Session, job: Job) -> dict[str, float]:
 
     Seconds of the parts of a run are in ``session.reports``, of each role its own.
     """
-    case = cases.make(job.job, job.tokens)
+    case = job.case()
     policy = case.policy(job.ring)
     function = cj.private(case.function, policy=policy)
     weights = cj.share(case.weights if session.holds("model") else shapes(case.weights), owner="model")

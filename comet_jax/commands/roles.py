@@ -1,7 +1,6 @@
 """``comet-jax dealer | party | model | client``: one role of a session in this process."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -78,7 +77,7 @@ def _serve(role: str, at: Network, what: Job, report: Path | None) -> None:
 
 def _write(report: Path | None, session: Session, found: dict[str, float]) -> None:
     if report is not None:
-        report.write_text(json.dumps(found | {"runs": [asdict(r) for r in session.reports]}))
+        report.write_text(json.dumps(found | {"runs": [r.json() for r in session.reports]}))
 
 
 def _progress(console: Console) -> Progress:

@@ -136,7 +136,8 @@ class Connected(Session):
             clock("load")
             shares = worker.run(self._next(stock), inputs, envs.get(self.role), clock)
         program = plan.program
-        self.reports.append(Report(program.round_count, program.online_bytes, program.offline_bytes, seconds))
+        counts = program.round_count, program.online_bytes, program.offline_bytes
+        self.reports.append(Report(*counts, seconds, worker.flags))
         return plan.results(self, shares, envs)
 
     def _worker(self, plan: Plan, inputs: list[Any], envs) -> tuple[Worker, Stock]:

@@ -8,13 +8,14 @@ import os
 import time
 from collections.abc import Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import jax
 import numpy as np
 
 from comet_jax.errors import CometError
+from comet_jax.interpreters.transcript import Flags, disclosed
 from comet_jax.policy import Policy
 from comet_jax.rules.terms import Env
 from comet_jax.runtime.compiled import Compiled
@@ -55,12 +56,21 @@ def check_owner(role: str, what: str) -> None:
 
 @dataclass
 class Report:
-    """What one run took. Seconds are wall time at this process; bytes and rounds are exact."""
+    """What one run took. Seconds are wall time at this process; bytes and rounds are exact.
+
+    ``flags``: what gates showed to the parties, in processes that play one.
+    """
 
     rounds: int
     online_bytes: int
     offline_bytes: int
     seconds: dict[str, float] = field(default_factory=dict)
+    flags: list[Flags] = field(default_factory=list)
+
+    def json(self) -> dict[str, Any]:
+        """What JSON holds of it: of flags, how many there were and what was cut."""
+        counts = [{"kept": f.kept, "capacity": f.capacity, "overflow": f.overflow, "gate": f.gate} for f in self.flags]
+        return asdict(replace(self, flags=[])) | {"flags": counts}
 
 
 class Session:
@@ -191,8 +201,9 @@ class LocalSession(Session):
             material = self._material(plan, loaded, mark)
             outputs, transcript = self._compile(plan).online(material, loaded.weights, fresh)
             mark("online")
-        self.reports.append(Report(program.round_count, program.online_bytes, program.offline_bytes, seconds))
+            flags = disclosed(program, self.layout.local(transcript, 0)) if plan.lowered.proof.disclosed else []
         self.transcript = transcript
+        self.reports.append(Report(program.round_count, program.online_bytes, program.offline_bytes, seconds, flags))
         return plan.results(self, outputs, envs)
 
     def _material(self, plan: Plan, loaded: _Loaded, mark: "Clock") -> Any:

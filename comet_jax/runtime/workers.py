@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from comet_jax.errors import CometError
+from comet_jax.interpreters.transcript import Flags, disclosed
 from comet_jax.rules.scope import Encoding
 from comet_jax.rules.terms import Env
 from comet_jax.runtime.compiled import Compiled
@@ -31,6 +32,7 @@ class Worker(ABC):
 
     def __init__(self, plan: Plan, links: Mapping[str, Link]) -> None:
         self.plan, self.links = plan, links
+        self.flags: list[Flags] = []  # what gates showed in the last run, at a party
 
     @abstractmethod
     def run(self, number: int, inputs: list[Any], env: Env | None, clock: Clock) -> list[Any] | None:
@@ -138,9 +140,11 @@ class Computing(Worker):
         clock("share")
         outputs, transcript = self._compiled.online(material, self._weights, fresh)
         clock("online")
-        for message in transcript:
-            self._saw(self._layout.local(message, self._party))
+        messages = [self._layout.local(message, self._party) for message in transcript]
+        for message in messages:
+            self._saw(message)
         clock("hash")
+        self.flags = disclosed(self.plan.program, messages) if self.plan.lowered.proof.disclosed else []
         return outputs
 
     def _prepare(self, number: int, clock: Clock) -> Any:
