@@ -192,8 +192,8 @@ def gated(case: Case, capacity: float, block: int = 1) -> Case:
 
     Random weights are not sparse, so the first weight and its bias are drawn anew: of low rank, d/8, with a tenth more
     noise in blocks of several neurons, so that a predictor of that rank knows which blocks are active, about two in
-    three of those that there is room for. Shapes, and so all costs, are the case's own. Raises ``CometError`` for a case
-    without gates.
+    three of those that there is room for. Shapes, and so all costs, are the case's own. Raises ``CometError`` for a
+    case without gates.
     """
     if case.name not in GATED:
         raise CometError(f"{case.name} has no layer to gate: {', '.join(GATED)} have")

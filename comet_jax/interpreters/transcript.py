@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from comet_jax.ir.program import Program, Round, Scan
 from comet_jax.protocols.disclosure import Disclose
+from comet_jax.protocols.slots import Slots
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,7 @@ def _disclosed(program: Program, messages: Iterator[Any]) -> Iterator[Flags]:
 def _in_round(program: Program, round_: Round, message: Any) -> Iterator[Flags]:
     layout, words = program.message(round_), np.asarray(message)
     with jax.enable_x64(True):
-        unpacked = jax.vmap(layout.unpack)(words.reshape(-1, words.shape[-1]))
+        unpacked = jax.vmap(layout.unpack)(jnp.asarray(words.reshape(-1, words.shape[-1])))
     for i, array in zip(round_.opened, unpacked):
         step = program.ops[i].protocol
         if isinstance(step, Disclose):
@@ -76,4 +78,5 @@ def _in_round(program: Program, round_: Round, message: Any) -> Iterator[Flags]:
 def _room(program: Program, disclosure: int) -> int:
     """How many slots the flags of an operation are given."""
     (flags,) = program.ops[disclosure].outputs
-    return next(op.outputs[0].shape[0] for op in program.ops if flags in op.inputs)
+    found = (op for op in program.ops if flags in op.inputs and isinstance(op.protocol, Slots))
+    return next((op.protocol.count // op.protocol.repeats for op in found), flags.shape[-1])  # type: ignore[union-attr]

@@ -29,22 +29,25 @@ _FIRST = (((1,), (0,)), ((), ()))
 class Slots(Protocol):
     """flags -> numbers of ``count`` slots, no two alike: the active blocks in order, then dummies.
 
-    Of more active blocks than slots the first are taken. Ideal functionality: that function. Argument: it is a
-    function of what both parties know. Nothing is dealt or sent.
+    ``repeats``: that many tokens have the same flags. Of more active blocks than slots the first are taken.
+    Ideal functionality: that function. Argument: it is a function of what both parties know. Nothing is dealt or sent.
     """
 
     count: int
+    repeats: int = 1
 
     def outputs(self, flags: Disclosed):
-        if self.count < 1 or flags.group.bits != 1:
-            raise ValueError(f"{self.count} slots for flags of {flags.group}")
-        return (Disclosed((self.count,), NUMBERS, below=int(np.prod(flags.shape)) + self.count),)
+        if self.count < 1 or self.repeats < 1 or flags.group.bits != 1:
+            raise ValueError(f"{self.count} slots for flags of {flags.group}, {self.repeats} times")
+        blocks = self.repeats * int(np.prod(flags.shape))
+        return (Disclosed((self.count,), NUMBERS, below=blocks + self.count),)
 
     def deal(self, dealer: Dealer, flags: Disclosed):
         return self.outputs(flags)
 
     def _numbers(self, flags: jax.Array) -> jax.Array:
-        active = flags.reshape(-1).astype(jnp.int32)
+        once = flags.reshape(-1).astype(jnp.int32)
+        active = jnp.broadcast_to(once, (self.repeats, once.size)).reshape(-1)
         size = active.size
         slot = jnp.where(active == 1, jnp.cumsum(active) - 1, self.count)
         dummies = jnp.arange(self.count, dtype=jnp.uint32) + np.uint32(size)

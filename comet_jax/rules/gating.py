@@ -1,16 +1,19 @@
 """A feed-forward layer of which only some blocks of neurons are computed: those that its predictor asks for.
 
-    flags = (x A) B + bias >= 0             one low-bit comparison a block and token; disclosed
-    slots = the blocks that are flagged     of a fixed number, over all tokens
-    y     = act(x W_up + b) W_down          in the slots alone
+    scores = (x A) B + bias                 a block is to be computed where it is not negative
+    flags  = a function of scores           disclosed (active_sets.py)
+    slots  = the blocks that are flagged    of a fixed number, over all tokens
+    y      = act(x W_up + b) W_down         in the slots alone
 
-The model's owner puts the blocks in an order that it draws afresh for each session, so a flag's place says nothing by
-itself. What flags say all the same is in ``policy.Gate``; how the parties get them, and all other costs, are here.
+The model's owner puts the blocks in a secret order. Where flags are disclosed as they are, it draws one for each
+session: places say nothing, but counts and repetitions do. Where nothing is to be revealed, the set is of a fixed size,
+filled up with dummies, and order and weights are shared afresh for each call: each slot is opened at most once under an
+order. All tokens of a call then compute the same blocks.
 
-Costs beside the dense layer: three rounds (the predictor's hidden vector, the scores, the flags), 9 bits a block and
-token for scores and flags, and a hidden vector of ``HIDDEN`` + 1 bits each; 257 bits a block and token are dealt for
-the comparison, and d ring elements for the product with W_down. Saved: all openings of the neurons outside the slots,
-and for one token their products.
+Costs beside the dense layer, for flags: three rounds (the predictor's hidden vector, the scores, the flags), 9 bits a
+block and token for scores and flags, and a hidden vector of ``HIDDEN`` + 1 bits each; 257 bits a block and token are
+dealt for the comparison, and d ring elements for the product with W_down. Saved: all openings of the neurons outside
+the slots, and for one token their products. To reveal nothing takes two rounds more, three for several tokens.
 """
 
 from collections.abc import Callable
@@ -26,12 +29,10 @@ from comet_jax.ir.jaxprs import Node, Value
 from comet_jax.ir.program import Var
 from comet_jax.predictors import Layer
 from comet_jax.protocols.bilinear import Bilinear
-from comet_jax.protocols.comparison import BIT
-from comet_jax.protocols.disclosure import Disclose
-from comet_jax.protocols.linear import Combine, Rearrange, Resize, Table
-from comet_jax.protocols.lookup import Lookup
+from comet_jax.protocols.linear import Combine, Rearrange, Resize
 from comet_jax.protocols.opening import HighBits, Open
 from comet_jax.protocols.slots import IntoSlots, OpenSlots, OutOfSlots, Slots
+from comet_jax.rules.active_sets import filled, flagged
 from comet_jax.rules.contraction import folded
 from comet_jax.rules.registry import RULES, rule
 from comet_jax.rules.scope import Scope, centre
@@ -70,7 +71,13 @@ class _Gating:
         if len(owners) != 1 or None in owners:
             raise ValueError("a gated layer's weights must all be one owner's secrets")
         self.tokens = prod(x.shape[:-1])
-        self.blocks = (self.site.gates, self.site.block)
+        self.hides = self.layer.gate.reveals == "nothing"
+        # Beside the blocks of neurons there is a dummy for each slot, where flags alone must not say how many are used.
+        self.dummies = max(1, self.layer.slots // self.tokens) if self.hides else 0
+        self.blocks = (self.site.gates + self.dummies, self.site.block)
+        self.count = self.dummies * self.tokens or self.layer.slots
+        # Two layers of one program never share an order, even if they share their weights.
+        self.number = len(s.b.ops)
         given = iter(weights)
         take = lambda p: (next(given), next(given) if p.bias is not None else None)
         self.first = take(self.ffn.up)
@@ -108,19 +115,21 @@ class _Gating:
         if key not in env.cache:
             weight = np.asarray(self._up.at(env), np.float32)
             layer = self.layer.gate.predictor.layer(self.site.site, weight)
-            env.cache[key] = layer, secret_order(env.key, f"{self.site.site} {layer.fingerprint}", self.site.gates)
+            label = f"{self.number} {self.site.site} {layer.fingerprint}"
+            env.cache[key] = layer, secret_order(env.key, label, self.blocks[0])
         return env.cache[key]
 
-    def _neurons(self, layer: Layer, order: np.ndarray) -> np.ndarray:
-        """Neurons by block, in the session's order, [G, g]."""
-        return layer.order.reshape(self.blocks)[order]
+    def _in_order(self, layer: Layer, order: np.ndarray, neurons: np.ndarray) -> np.ndarray:
+        """An array with a row a neuron as one with a row a block, in the secret order; dummies are zeros."""
+        blocks = neurons[layer.order].reshape(self.site.gates, self.site.block, *neurons.shape[1:])
+        return np.concatenate([blocks, np.zeros((self.dummies, *blocks.shape[1:]))])[order]
 
     def _in_blocks(self, axis: int, x: Joint, weight: Owned, bias: Owned | None, out: Value) -> _Projection:
         base, turned, shift = folded(x, _turned(weight, axis), 0)
         d = turned.shape[0]
         terms = [t for t in (bias, shift) if t is not None]
-        by_block = lambda layer, order, w: w.T[self._neurons(layer, order)]
-        summed = lambda layer, order, *vs: sum(vs, np.zeros(self.site.neurons))[self._neurons(layer, order)]
+        by_block = lambda layer, order, w: self._in_order(layer, order, w.T)
+        summed = lambda layer, order, *vs: self._in_order(layer, order, sum(vs, np.zeros(self.site.neurons)))
         return _Projection(
             base, self._owned((*self.blocks, d), by_block, turned), self._owned(self.blocks, summed, *terms), out
         )
@@ -128,7 +137,13 @@ class _Gating:
     def _down(self) -> Owned:
         down = _turned(self.last, self.ffn.down.axis)
         shape = (*self.blocks, down.shape[1])
-        return self._owned(shape, lambda layer, order, w: w[self._neurons(layer, order)], down)
+        return self._owned(shape, self._in_order, down)
+
+    @cached_property
+    def _matrix(self) -> Owned:
+        """The secret order as a matrix: row i has its one where block i goes."""
+        size = self.blocks[0]
+        return self._owned((size, size), lambda layer, order: np.eye(size)[order].T)
 
     # What the parties do.
 
@@ -142,18 +157,24 @@ class _Gating:
 
     @cached_property
     def flags(self) -> Var:
-        """Which blocks each token uses, (T, G): disclosed."""
-        with self.s.b.site(self.node.site or self.node.where, "gate"):
-            return self._predicted()
+        """Which blocks are computed, disclosed: of each token, or of all tokens alike."""
+        s, site = self.s, self.site.site
+        with s.b.site(self.node.site or self.node.where, "gate"):
+            if self.hides:
+                return filled(s, self._scores(), site, self.dummies, self._matrix)
+            return flagged(s, self._scores(), site)
 
-    def _predicted(self) -> Var:
+    def _scores(self) -> Var:
+        """Scores of all blocks, opened at ``SCORE`` + 1 bits, (T, G)."""
         s, site = self.s, self.site
+        # Where flags are disclosed as they are, scores are in the secret order already.
+        placed = lambda blocks, order: blocks if self.hides else blocks[..., order]
         # Columns of A at length one: then the bits of x A are well used, whatever the artifact's own scaling.
         length = lambda layer: np.maximum(np.linalg.norm(layer.a, axis=0), 1e-30)
         a = self._owned((site.width, site.rank), lambda layer, order: layer.a / length(layer))
-        b = lambda layer, order: (layer.b * length(layer)[:, None])[:, order]
+        b = lambda layer, order: placed(layer.b * length(layer)[:, None], order)
         second = self._owned((site.rank, site.gates), b)
-        bias = self._owned((site.gates,), lambda layer, order: layer.bias[order])
+        bias = self._owned((site.gates,), lambda layer, order: placed(layer.bias, order))
         base, first, shift = folded(self.x, a, 0)
         rows = self._rows(base)
         hidden = s.b.emit(Bilinear(_ROWS), rows.var, s.encode(first, 2.0**FIRST / rows.scale, static=True))
@@ -167,14 +188,13 @@ class _Gating:
         scores = s.b.emit(Bilinear(_ROWS), opened, low(s.encode(second, 2.0**SECOND, static=True)))
         added = s.broadcast(low(s.encode(bias, 2.0**HIDDEN)), scores.shape)
         scores = s.b.emit(Combine((1, 1)), scores, added)
-        top = s.b.emit(Open(SCORE + 1, HIDDEN - SCORE), scores)
-        at_least_zero = Table((np.arange(2 << SCORE) < 1 << SCORE).astype(np.int64))
-        return s.b.emit(Disclose(site.site), s.b.emit(Lookup(at_least_zero, BIT), top))
+        return s.b.emit(Open(SCORE + 1, HIDDEN - SCORE), scores)
 
     @cached_property
     def slots(self) -> Var:
         """The numbers of the blocks that are computed."""
-        return self.s.b.emit(Slots(self.layer.slots), self.flags)
+        step = Slots(self.count, self.tokens) if self.hides else Slots(self.count)
+        return self.s.b.emit(step, self.flags)
 
     def _joint(self, p: _Projection) -> Joint:
         """x W + b in the slots, (C, g)."""
@@ -182,10 +202,10 @@ class _Gating:
 
         def make() -> Scaled:
             rows, scale = self._rows(p.base), s.scale_of(p.out)
-            weight = s.encode(p.weight, scale / rows.scale, static=True)
+            weight = s.encode(p.weight, scale / rows.scale, static=True, renewed=self.hides)
             return Scaled(s.b.emit(IntoSlots(), rows.var, weight, s.encode(p.bias, scale), self.slots), scale)
 
-        return s.result((self.layer.slots, self.site.block), make, range=found)
+        return s.result((self.count, self.site.block), make, range=found)
 
     @cached_property
     def hidden(self) -> Joint:
@@ -214,7 +234,7 @@ class _Gating:
         h = s.small(self.hidden.raw, bound=s.range_of(self.hidden).largest)
         opened = s.b.emit(OpenSlots(s.numbers.ring), h.var, self.slots)
         scale = s.scale_of(out)
-        static = s.encode(weight, scale / h.scale, static=True)
+        static = s.encode(weight, scale / h.scale, static=True, renewed=self.hides)
         y = s.b.emit(OutOfSlots(self.tokens), opened, static, self.slots)
         return Scaled(y if y.shape == out.shape else s.b.emit(Rearrange("reshape", (out.shape,)), y), scale)
 

@@ -267,6 +267,11 @@ class Rolled:
             if inner not in used:
                 continue
             if e.source.depth is not None and e.source.depth <= self.outer.depth:
+                if e.renewed:
+                    raise ValueError(
+                        "a layer of which every step of a loop uses the same weights cannot be gated without revealing "
+                        "anything: each use needs an order of its own"
+                    )
                 fixed[inner] = self.outer.encode(e.source, e.scale, static=e.static)
             else:
                 stacked[inner] = self._every_step(e)
@@ -308,7 +313,7 @@ class Rolled:
 
         shape = (self.loop.length, *source.shape)
         stacked = Owned(source.owner, shape, source.dtype, compute, source.name, depth=deepest(self.loop.terms))
-        return self.outer.encode(stacked, e.scale, static=e.static)
+        return self.outer.encode(stacked, e.scale, static=e.static, renewed=e.renewed)
 
 
 def _value(t: Term, env: Env) -> Any:

@@ -26,13 +26,15 @@ LEAST_FRACTION = 4
 class Encoding:
     """An input of a program: whose value it is, how it is computed, and the integers that it becomes.
 
-    A ``static`` input is a weight, opened once under a mask; others are only shared.
+    A ``static`` input is a weight, opened once under a mask; others are only shared. A ``renewed`` one is a weight that
+    is shared and opened afresh for each run, as its owner permutes it afresh.
     """
 
     source: Owned
     static: bool
     scale: float
     group: Group
+    renewed: bool = False
 
     @property
     def owner(self) -> str:
@@ -139,14 +141,14 @@ class Scope:
         """Fraction bits of public factors: a little finer than the operands that they multiply."""
         return self.numbers.operand + 2
 
-    def encode(self, owned: Owned, scale: float, *, static: bool = False) -> Var:
-        """A program input that holds ``owned`` at ``scale``."""
+    def encode(self, owned: Owned, scale: float, *, static: bool = False, renewed: bool = False) -> Var:
+        """A program input that holds ``owned`` at ``scale``; see ``Encoding``."""
         if owned.owner == PUBLIC:
             raise VaryingError("a public value that differs from step to step of a loop meets a secret")
         key = (id(owned), scale, static)
         if key not in self.encodings:
             wire = Opened(owned.shape, self.ring, static=True) if static else Shared(owned.shape, self.ring)
-            self.encodings[key] = (self.b.input(wire), Encoding(owned, static, scale, self.ring))
+            self.encodings[key] = (self.b.input(wire), Encoding(owned, static, scale, self.ring, renewed))
         return self.encodings[key][0]
 
     def joint(self, term: Term) -> Joint:

@@ -35,7 +35,6 @@ from comet_jax.runtime.roles import PARTIES, ROLES
 from comet_jax.runtime.secret import Secret, Shares
 from comet_jax.runtime.session import (
     Clock,
-    Report,
     Session,
     check_owner,
     environments,
@@ -130,14 +129,12 @@ class Connected(Session):
         seconds: dict[str, float] = {}
         clock = Clock(seconds)
         with jax.enable_x64(True):
-            envs = environments(plan, inputs, self.key) if self.role not in (*PARTIES, "dealer") else {}
+            envs = environments(plan, inputs, self.order_key(plan)) if self.role not in (*PARTIES, "dealer") else {}
             envs = {owner: env for owner, env in envs.items() if owner == self.role}
             worker, stock = self._worker(plan, inputs, envs)
             clock("load")
             shares = worker.run(self._next(stock), inputs, envs.get(self.role), clock)
-        program = plan.program
-        counts = program.round_count, program.online_bytes, program.offline_bytes
-        self.reports.append(Report(*counts, seconds, worker.flags))
+        self._report(plan, seconds, worker.flags)
         return plan.results(self, shares, envs)
 
     def _worker(self, plan: Plan, inputs: list[Any], envs) -> tuple[Worker, Stock]:

@@ -4,6 +4,7 @@ The same traced functions serve every runtime; only how two parties are laid out
 ``runtime/compiled.py`` compiles them.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ class Plan:
         """SHA-256 of everything that the parties must agree on: program, scales, results, policy."""
         results = [(r.shape, str(r.dtype), r.scale) for r in self.lowered.results]
         inputs = [
-            (e.owner, e.static, e.scale, e.name) if isinstance(e, Encoding) else e for e in self.lowered.encodings
+            (e.owner, e.static, e.scale, e.name, e.renewed) if isinstance(e, Encoding) else e
+            for e in self.lowered.encodings
         ]
         text = f"{self.program.digest} {inputs} {results} {self.lowered.policy}"
         return sha256(text.encode()).hexdigest()
@@ -59,6 +61,17 @@ class Plan:
     def static(self) -> tuple[int, ...]:
         """Positions of the weights."""
         return tuple(i for i, v in enumerate(self.program.inputs) if isinstance(v.wire, Opened))
+
+    @cached_property
+    def renewed(self) -> tuple[int, ...]:
+        """Positions of the weights that are shared afresh for each run."""
+        return tuple(i for i in self.static if self.lowered.encodings[i].renewed)  # type: ignore[union-attr]
+
+    @property
+    def renewal_bytes(self) -> int:
+        """Bytes that sharing those weights afresh takes ahead of a run: two shares sent, and both parties' openings."""
+        wires = [self.program.inputs[i].wire for i in self.renewed]
+        return 4 * sum(math.prod(w.shape) * w.group.dtype.itemsize for w in wires)
 
     @cached_property
     def fresh(self) -> tuple[int, ...]:

@@ -6,9 +6,10 @@ results. ``LocalSession`` plays every role in one process; ``runtime/connected.p
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from typing import Any, Self
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 from comet_jax.errors import CometError
 from comet_jax.interpreters.transcript import Flags, disclosed
 from comet_jax.policy import Policy
+from comet_jax.rules.scope import Encoding
 from comet_jax.rules.terms import Env
 from comet_jax.runtime.compiled import Compiled
 from comet_jax.runtime.plan import Plan
@@ -58,7 +60,8 @@ def check_owner(role: str, what: str) -> None:
 class Report:
     """What one run took. Seconds are wall time at this process; bytes and rounds are exact.
 
-    ``flags``: what gates showed to the parties, in processes that play one.
+    ``flags``: what gates showed to the parties, in processes that play one. ``renewal_bytes``: what the owner and the
+    parties send ahead of the run to share weights afresh, beside the dealer's ``offline_bytes``.
     """
 
     rounds: int
@@ -66,6 +69,7 @@ class Report:
     offline_bytes: int
     seconds: dict[str, float] = field(default_factory=dict)
     flags: list[Flags] = field(default_factory=list)
+    renewal_bytes: int = 0
 
     def json(self) -> dict[str, Any]:
         """What JSON holds of it: of flags, how many there were and what was cut."""
@@ -111,6 +115,15 @@ class Session:
         """Whether this process plays ``role``."""
         return True
 
+    def order_key(self, plan: Plan) -> bytes:
+        """What this process's owners permute by in the next run of ``plan``: one for all, where none is renewed."""
+        return self.key if not plan.renewed else sha256(self.key + len(self.reports).to_bytes(8)).digest()
+
+    def _report(self, plan: Plan, seconds: dict[str, float], flags: list[Flags]) -> None:
+        p = plan.program
+        counts = p.round_count, p.online_bytes, p.offline_bytes
+        self.reports.append(Report(*counts, seconds, flags, plan.renewal_bytes))
+
     def run(self, plan: Plan, inputs: list[Any]) -> list[Any]:
         """Run ``plan`` on the graph's inputs (secrets and public arrays); the graph's outputs."""
         raise NotImplementedError
@@ -139,9 +152,10 @@ class _Loaded:
     """A plan's weights in a local session: shares, public forms and masks, and the parties' keys."""
 
     keys: tuple[np.ndarray, np.ndarray]
-    weights: Any
-    opened: Any
-    masks: list[np.ndarray]
+    weights: list[Any]
+    opened: list[Any]
+    masks: list[Any]
+    kept: list[Secret]
     runs: int = 0
 
 
@@ -168,32 +182,35 @@ class LocalSession(Session):
         key = (plan, weights)
         if key in self._loaded:
             return self._loaded[key]
-        keys = (chacha.new_key(), chacha.new_key())
-        shares, opened, masks = [], [], []
-        for n, position in enumerate(plan.static):
-            e = plan.lowered.encodings[position]
-            elements = plan.encode(position, envs[e.owner])  # type: ignore[union-attr]
-            share = self.layout.place(*self._split(elements, e.group))  # type: ignore[union-attr]
-            r = [random_elements(k, chacha.nonce(STATIC, n), e.shape, e.group) for k in keys]  # type: ignore[union-attr]
-            opened.append(self._compile(plan).load(share, self.layout.place(*r)))
-            shares.append(share)
-            masks.append(e.group.add(*r))  # type: ignore[union-attr]
+        count = len(plan.static)
         # The plan's inputs are kept with it, so that an id is not reused while it serves as a key.
-        loaded = _Loaded(keys, shares, opened, masks)
-        loaded.kept = [x for x in inputs if isinstance(x, Secret)]  # type: ignore[attr-defined]
+        kept = [x for x in inputs if isinstance(x, Secret)]
+        loaded = _Loaded((chacha.new_key(), chacha.new_key()), [None] * count, [None] * count, [None] * count, kept)
+        self._share(plan, loaded, envs, [i for i in plan.static if i not in plan.renewed])
         self._loaded[key] = loaded
         return loaded
+
+    def _share(self, plan: Plan, loaded: _Loaded, envs: dict[str, Env], positions: Sequence[int]) -> None:
+        """Share and open the weights at ``positions``, under masks of this run's own."""
+        for position in positions:
+            n, e = plan.static.index(position), plan.lowered.encodings[position]
+            assert isinstance(e, Encoding)
+            share = self.layout.place(*self._split(plan.encode(position, envs[e.owner]), e.group))
+            r = [random_elements(k, chacha.nonce(STATIC, n, loaded.runs), e.shape, e.group) for k in loaded.keys]
+            loaded.opened[n] = self._compile(plan).load(share, self.layout.place(*r))
+            loaded.weights[n], loaded.masks[n] = share, e.group.add(*r)
 
     def run(self, plan: Plan, inputs: list[Any]) -> list[Any]:
         program = plan.program
         seconds: dict[str, float] = {}
         with jax.enable_x64(True):
-            envs = environments(plan, inputs, self.key)
+            envs = environments(plan, inputs, self.order_key(plan))
             if not program.outputs:  # every result is known to its owner: the parties have nothing to do
                 self.reports.append(Report(0, 0, 0))
                 return plan.results(self, [], envs)
             mark = Clock(seconds)
             loaded = self._load(plan, envs, inputs)
+            self._share(plan, loaded, envs, plan.renewed)
             mark("load")
             # Before anything is dealt: an input that cannot be encoded wastes no material.
             fresh = [self._fresh(plan, i, envs, inputs) for i in plan.fresh]
@@ -203,7 +220,7 @@ class LocalSession(Session):
             mark("online")
             flags = disclosed(program, self.layout.local(transcript, 0)) if plan.lowered.proof.disclosed else []
         self.transcript = transcript
-        self.reports.append(Report(program.round_count, program.online_bytes, program.offline_bytes, seconds, flags))
+        self._report(plan, seconds, flags)
         return plan.results(self, outputs, envs)
 
     def _material(self, plan: Plan, loaded: _Loaded, mark: "Clock") -> Any:

@@ -5,7 +5,7 @@ None at the other roles.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,11 @@ class Worker(ABC):
     def run(self, number: int, inputs: list[Any], env: Env | None, clock: Clock) -> list[Any] | None:
         """Run ``number``: the graph's inputs as this role holds them, and an owner's values."""
 
+    @property
+    def lasting(self) -> tuple[int, ...]:
+        """Positions of the weights that are shared once."""
+        return tuple(i for i in self.plan.static if i not in self.plan.renewed)
+
     def encoding(self, position: int) -> Encoding:
         """How the program's input at ``position`` is made by its owner."""
         found = self.plan.lowered.encodings[position]
@@ -63,15 +68,20 @@ class Dealing(Worker):
         for party, key in zip(PARTIES, keys):
             links[party].send("key", arrays={"key": key}, timeout=WAIT)
         self._seeds = [Seed(key) for key in keys]
-        self._masks = []
-        for n, i in enumerate(self.plan.static):
-            e = self.encoding(i)
-            self._masks.append(e.group.add(*(s.static(n, e.shape, e.group) for s in self._seeds)))
+        self._masks: list[Any] = [None] * len(self.plan.static)
+        self._draw(self.lasting)
         for seed in self._seeds:
             seed.step()
 
+    def _draw(self, positions: Iterable[int]) -> None:
+        """The masks of the weights at ``positions``."""
+        for i in positions:
+            n, e = self.plan.static.index(i), self.encoding(i)
+            self._masks[n] = e.group.add(*(s.static(n, e.shape, e.group) for s in self._seeds))
+
     def run(self, number, inputs, env, clock):
         supply = self.plan.program.supply
+        self._draw(self.plan.renewed)
         masks = [seed.masks(supply.mask_words) for seed in self._seeds]
         first = self._seeds[0].dealt(supply.dealt_words)
         for seed in self._seeds:
@@ -88,13 +98,16 @@ class Owning(Worker):
     def __init__(self, plan: Plan, links: Mapping[str, Link], role: str, env: Env | None) -> None:
         super().__init__(plan, links)
         self._fresh = self.owners(plan.fresh).get(role, [])
-        weights = self.owners(plan.static).get(role, [])
-        # Whoever owns weights gives the same values each run: they are encoded once.
-        self._fixed = self._encoded(self._fresh, env) if weights else None
+        weights = self.owners(self.lasting).get(role, [])
+        self._renewed = self.owners(plan.renewed).get(role, [])
+        # Whoever owns weights gives the same values each run: they are encoded once, unless their order changes.
+        self._fixed = self._encoded(self._fresh, env) if weights and not self._renewed else None
         if weights:
             send_shares(links, "weights", 0, self._encoded(weights, env), WAIT)
 
     def run(self, number, inputs, env, clock):
+        if self._renewed:
+            send_shares(self.links, "renewed", number, self._encoded(self._renewed, env), WAIT)
         if self._fresh:
             elements = self._encoded(self._fresh, env) if self._fixed is None else self._fixed
             send_shares(self.links, "inputs", number, elements, WAIT)
@@ -120,17 +133,23 @@ class Computing(Worker):
         super().__init__(plan, links)
         self._compiled, self._party, self._layout, self._saw = compiled, party, layout, saw
         self._seed = Seed(array("dealer", links["dealer"].receive("key", timeout=WAIT), "key", (8,), np.uint32))
-        received = self._gather(plan.static, "weights", 0)
-        self._weights, self._opened = [], []
-        for n, i in enumerate(plan.static):
-            e = self.encoding(i)
-            share, mask = layout.place(received.pop(i)), layout.place(self._seed.static(n, e.shape, e.group))
-            self._weights.append(share)
-            self._opened.append(compiled.load(share, mask))
-            saw(layout.local(self._opened[-1], party))
+        self._weights: list[Any] = [None] * len(plan.static)
+        self._opened: list[Any] = [None] * len(plan.static)
+        self._load(self.lasting, "weights", 0)
         self._seed.step()
 
+    def _load(self, positions: Sequence[int], what: str, number: int) -> None:
+        """Take this party's shares of the weights at ``positions``, and open them with the other."""
+        received = self._gather(positions, what, number)
+        for i in positions:
+            n, e = self.plan.static.index(i), self.encoding(i)
+            mask = self._layout.place(self._seed.static(n, e.shape, e.group))
+            self._weights[n] = self._layout.place(received.pop(i))
+            self._opened[n] = self._compiled.load(self._weights[n], mask)
+            self._saw(self._layout.local(self._opened[n], self._party))
+
     def run(self, number, inputs, env, clock):
+        self._load(self.plan.renewed, "renewed", number)
         material = self._prepare(number, clock)
         received = self._gather(self.plan.fresh, "inputs", number)
         fresh = []
