@@ -57,6 +57,23 @@ class Row:
 
 
 @dataclass(frozen=True)
+class GateView:
+    """What a gate shows in one call. ``views``: role -> what it comes to see, and what of it is linkable to what.
+
+    ``bits``: disclosed to both parties.
+    """
+
+    site: str
+    reveals: str
+    bits: int
+    views: dict[str, str]
+
+    def __str__(self) -> str:
+        seen = "\n".join(f"  {role}: {what}" for role, what in self.views.items())
+        return f"Gate {self.site} reveals {self.reveals}, {self.bits:,} bits a call:\n{seen}"
+
+
+@dataclass(frozen=True)
 class Saving:
     """What a pass made of a figure: "narrow: 10.1 -> 9.9 million bytes online"."""
 
@@ -75,6 +92,7 @@ class Explanation:
 
     ``online_bytes``: sent by one party (both send the same). ``offline_bytes``: sent by the dealer. Rows count bits
     without padding, so they add up to slightly less. ``saved``: what passes of the compiler made of these figures.
+    ``gates``: what each gate shows to whom.
     """
 
     rounds: int
@@ -83,6 +101,7 @@ class Explanation:
     operations: tuple[Row, ...]
     reveals: tuple[str, ...]
     saved: tuple[Saving, ...] = ()
+    gates: tuple[GateView, ...] = ()
 
     def seconds(self, link: Link) -> float:
         """Communication online over ``link``; local work comes on top."""
@@ -119,7 +138,8 @@ class Explanation:
         )
         times = ", ".join(f"{self.seconds(link):.3g} s ({name})" for name, link in LINKS.items())
         saved = [str(s) for s in self.saved]
-        return "\n".join([as_text(self.table()), "", total, f"communication: {times}", *saved, *self.reveals])
+        gates = [str(g) for g in self.gates]
+        return "\n".join([as_text(self.table()), "", total, f"communication: {times}", *saved, *self.reveals, *gates])
 
     def plot(self, ax: Any = None) -> Any:
         """Online bytes by site, one colour an operation, on matplotlib axes (new ones by default), which it returns."""
@@ -167,7 +187,8 @@ def explain(lowered: Lowered, uncalibrated: Lowered | None = None) -> Explanatio
     program = lowered.program
     reveals = [
         "Parties see: openings under single-use masks (uniform), public inputs and shapes. The dealer sees nothing.",
-        "Revealed on purpose: nothing but what `reveal` is called on.",
+        f"Revealed on purpose: {'what the gates below show, and ' if lowered.policy.gates else 'nothing but '}"
+        "what `reveal` is called on.",
         str(lowered.proof),
     ]
     if lowered.policy.published:
@@ -180,8 +201,44 @@ def explain(lowered: Lowered, uncalibrated: Lowered | None = None) -> Explanatio
         before = uncalibrated.program.online_bytes
         saved.append(Saving("calibrate", "bytes online: as many bits as values need", before, program.online_bytes))
     return Explanation(
-        program.round_count, program.online_bytes, program.offline_bytes, rows, tuple(reveals), tuple(saved)
+        program.round_count,
+        program.online_bytes,
+        program.offline_bytes,
+        rows,
+        tuple(reveals),
+        tuple(saved),
+        tuple(_gates(lowered)),
     )
+
+
+def _gates(lowered: Lowered) -> Iterable[GateView]:
+    nothing = "nothing of it"
+    for site, bits in lowered.proof.disclosed:
+        gate = next(g for g in lowered.policy.gates if any(s.site == site for s in g.predictor.sites))
+        blocks = gate.predictor.site(site).gates
+        if gate.reveals == "flags":
+            parties = (
+                f"which of {blocks} blocks each token uses, in an order that only the owner knows. A token's set is "
+                "linkable to all others in the session, and its size to the token: whoever has the model, "
+                "or can query it, recovers the prompt from that"
+            )
+        else:
+            parties = (
+                "a uniformly random set of blocks and dummies, of a size known beforehand. It is linkable to nothing: "
+                "order and weights are shared afresh for each call"
+            )
+        yield GateView(
+            site,
+            gate.reveals,
+            bits,
+            {
+                "party 0, party 1": parties,
+                "dealer": f"{nothing}; together with a tap on the parties' link, all of it",
+                "model owner": f"{nothing}; it draws the order",
+                "client": nothing,
+                "network": f"{nothing}, if the parties' link is a tunnel; without one, what the parties see",
+            },
+        )
 
 
 def _savings(wide: Program, program: Program) -> list[Saving]:

@@ -125,7 +125,8 @@ class Lowered:
 def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     """Lower ``graph`` for inputs of the given kinds; arrays are public."""
     s = Scope(policy.numbers, ranges=bind(policy.ranges, graph))
-    names = {v: given.name for v, given in zip(graph.inputs, inputs) if isinstance(given, OwnedInput)}
+    mine = lambda given: isinstance(given, OwnedInput) and given.owner == "model"
+    names = {v: given.name for v, given in zip(graph.inputs, inputs) if mine(given)}  # type: ignore[union-attr]
     graph = sparsify(graph, names, policy.gates)
     terms: list[Term] = []
     taken: dict[int, tuple[int, Form]] = {}

@@ -42,7 +42,8 @@ def sparsify(graph: Graph, names: Mapping[Value, str], gates: Sequence[Gate]) ->
         if not any(layer.gate is gate for layer in chosen.values()):
             known = ", ".join(dict.fromkeys(ffn.site for ffn in found)) or "none"
             raise CometError(f"a gate on {gate.site or 'every site'!r} names no feed-forward layer: there are {known}")
-    return _rewritten(graph, {node: _node(layer) for node, layer in chosen.items()})
+    # Of no tokens there is nothing to gate.
+    return _rewritten(graph, {node: _node(layer) for node, layer in chosen.items() if prod(layer.ffn.hidden.shape)})
 
 
 def _gate(ffn: FFN, gates: Sequence[Gate]) -> Gate | None:

@@ -97,6 +97,13 @@ class Session:
         return LocalSession(two_devices())
 
     @staticmethod
+    def ideal() -> "Session":
+        """No parties: what a private run would reveal, with exactly its rounding, for studies of accuracy."""
+        from comet_jax.runtime.rehearsal import IdealSession
+
+        return IdealSession()
+
+    @staticmethod
     def connect(**options: Any) -> "Session":
         """One role in this process: see ``comet_jax.runtime.connected.connect``."""
         from comet_jax.runtime.connected import connect

@@ -1,0 +1,40 @@
+"""Gates for tests: predictors of small layers that know exactly which neurons are active."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from comet_jax.predictors import Layer, Predictor, Site
+from comet_jax.predictors.artifact import fingerprint
+
+
+def exact(
+    site: str,
+    weights: Sequence[np.ndarray],
+    biases: Sequence[np.ndarray] | None = None,
+    *,
+    activation: str = "relu",
+    block: int = 1,
+    capacity: float = 1.0,
+) -> Predictor:
+    """A predictor whose scores are the layers' own pre-activations, scaled: of the first neuron in each block.
+
+    ``weights``: [d, h] for each layer; of blocks all neurons should be alike.
+    """
+    d, h = weights[0].shape
+    biases = [np.zeros(h)] * len(weights) if biases is None else biases
+    size = 8 * max(np.linalg.norm(w, axis=0).max() + np.abs(b).max() for w, b in zip(weights, biases))
+    layers = tuple(
+        Layer(fingerprint(w), np.arange(h), np.eye(d), w[:, ::block] / size, b[::block] / size)
+        for w, b in zip(weights, biases)
+    )
+    return Predictor((Site(site, activation, d, h, len(weights), block, d, capacity),), {site: layers})
+
+
+def always(predictor: Predictor, bias: float) -> Predictor:
+    """The same, with gates that are always open (``bias`` 0.5) or never (-0.5)."""
+    layers = {
+        name: tuple(Layer(x.fingerprint, x.order, x.a, np.zeros_like(x.b), np.full_like(x.bias, bias)) for x in found)
+        for name, found in (predictor.layers or {}).items()
+    }
+    return Predictor(predictor.sites, layers)

@@ -1,0 +1,298 @@
+"""Gated feed-forward layers: right, bit for bit as in the ideal world, and showing no more than the policy names."""
+
+from dataclasses import replace
+from functools import cache
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from gates import always, exact
+from two_parties import Caught, TwoParties
+
+import comet_jax as cj
+from comet_jax.errors import CometError
+from comet_jax.ir.program import Scan
+from comet_jax.predictors import Predictor
+from comet_jax.rules.gating import secret_order
+
+D, H, TOKENS = 6, 12, 3
+REVEALS = ("flags", "nothing")
+
+
+class FFN(nn.Module):
+    """A layer norm, whose scale is folded into the weights behind it, and a feed-forward layer with a residual."""
+
+    activation: str = "relu"
+    linear: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.LayerNorm(name="norm")(x)
+        z = getattr(jax.nn, self.activation)(nn.Dense(H, name="up")(h))
+        if self.linear:
+            z = z * nn.Dense(H, use_bias=False, name="linear")(h)
+        return x + nn.Dense(D, name="down")(z)
+
+
+def scanned(p, x):
+    """Two layers as a scan."""
+    return jax.lax.scan(lambda x, w: (x + jax.nn.relu(x @ w["up"] + w["bias"]) @ w["down"], None), x, p)[0]
+
+
+class Unrolled(nnx.Module):
+    """The same two layers, one after the other."""
+
+    def __init__(self, p):
+        for i in range(2):
+            for name, w in p.items():
+                setattr(self, f"{name}{i}", nnx.Param(jnp.asarray(w[i])))
+
+    def __call__(self, x):
+        for i in range(2):
+            up, bias, down = (getattr(self, f"{name}{i}")[...] for name in ("up", "bias", "down"))
+            x = x + jax.nn.relu(x @ up + bias) @ down
+        return x
+
+
+@cache
+def params(activation: str = "relu", linear: bool = False):
+    p = jax.tree.map(np.asarray, FFN(activation, linear).init(jax.random.key(0), np.zeros((1, D), np.float32)))
+    r = np.random.default_rng(5)
+    p["params"]["up"]["bias"] = r.normal(0, 1, H).astype(np.float32)
+    p["params"]["norm"]["scale"] = r.uniform(0.5, 1.5, D).astype(np.float32)
+    p["params"]["norm"]["bias"] = r.normal(0, 0.3, D).astype(np.float32)
+    return p
+
+
+@cache
+def stack():
+    r = np.random.default_rng(2)
+    n = lambda *shape: r.normal(0, 0.4, shape).astype(np.float32)
+    return {"up": n(2, D, H), "bias": n(2, H), "down": n(2, H, D)}
+
+
+def x(tokens: int = TOKENS):
+    return np.random.default_rng(1).normal(0, 1, (tokens, D)).astype(np.float32)
+
+
+def predictor(p, **options) -> Predictor:
+    up = p["params"]["up"]
+    return exact("params/up/kernel", [up["kernel"]], [up["bias"]], **options)
+
+
+def gated(made: Predictor, reveals, ring=32, **options) -> cj.Policy:
+    return cj.Policy(ring=ring, gates=(cj.Gate(predictor=made, reveals=reveals, **options),))
+
+
+def private(model, policy, p, x, make=cj.Session.ideal):
+    """The revealed result, and the session."""
+    with make() as session:
+        fn = cj.private(model, policy=policy)
+        call = fn.apply if isinstance(model, nn.Module) else fn
+        return cj.reveal(call(cj.share(p, "model"), cj.seal(cj.share(x, "client"), policy))), session
+
+
+@pytest.mark.parametrize("ring", [32, 64])
+@pytest.mark.parametrize("reveals", REVEALS)
+@pytest.mark.parametrize("tokens", [1, TOKENS])
+def test_with_room_for_all_that_is_active_a_relu_layer_is_itself(tokens, reveals, ring):
+    p = params()
+    found, _ = private(FFN(), gated(predictor(p), reveals, ring), p, x(tokens))
+    np.testing.assert_allclose(found, FFN().apply(p, x(tokens)), atol=0.01 if ring == 32 else 2e-3)
+
+
+@pytest.mark.parametrize("reveals", REVEALS)
+def test_what_the_predictor_leaves_out_is_left_out(reveals):
+    p = params()
+    np.testing.assert_allclose(
+        private(FFN(), gated(always(predictor(p), -0.5), reveals), p, x())[0],
+        x() + p["params"]["down"]["bias"],
+        atol=5e-3,
+    )
+    everything = private(FFN(), gated(always(predictor(p), 0.5), reveals), p, x())[0]
+    np.testing.assert_allclose(everything, FFN().apply(p, x()), atol=0.01)
+
+
+@pytest.mark.parametrize("reveals", REVEALS)
+@pytest.mark.parametrize(("activation", "linear"), [("silu", True), ("gelu", False)])
+def test_gated_and_smooth_layers(activation, linear, reveals):
+    p, name = params(activation, linear), {"silu": "silu", "gelu": "gelu_tanh"}[activation]
+    model = FFN(activation, linear)
+    found, _ = private(model, gated(always(predictor(p, activation=name), 0.5), reveals), p, x())
+    np.testing.assert_allclose(found, model.apply(p, x()), atol=0.02)
+
+
+def test_a_layer_of_blocks_keeps_the_blocks_that_are_asked_for():
+    p = params()
+    p["params"]["up"] = {k: np.repeat(w[..., ::3], 3, -1) for k, w in p["params"]["up"].items()}
+    found, session = private(FFN(), gated(predictor(p, block=3), "flags"), p, x(), cj.Session.simulated)
+    np.testing.assert_allclose(found, FFN().apply(p, x()), atol=0.01)
+    (shown,) = session.reports[-1].flags
+    assert shown.flags.shape == (TOKENS, H // 3)
+    assert shown.overflow == 0
+
+
+def _world(model, policy, p, x):
+    with Caught() as session:
+        fn = cj.private(model, policy=policy)
+        (fn.apply if isinstance(model, nn.Module) else fn)(cj.share(p, "model"), cj.share(x, "client"))
+    return session.plan, session.values()
+
+
+@pytest.mark.parametrize("ring", [32, 64])
+@pytest.mark.parametrize("reveals", REVEALS)
+def test_a_private_run_is_the_ideal_one_bit_for_bit(reveals, ring):
+    """A scan of two layers, with too little room for some tokens."""
+    p = stack()
+    made = exact("up", p["up"], p["bias"], capacity=0.5)
+    plan, values = _world(scanned, gated(made, reveals, ring), p, x())
+    assert any(isinstance(op.protocol, Scan) for op in plan.program.ops)
+    run = TwoParties(plan.program, apart=True).run([np.repeat(v[None], 2, 0) for v in values], seed=7)
+    for got, again in zip(run.outputs, run.ideal, strict=True):
+        np.testing.assert_array_equal(got, again)
+
+
+def test_a_scan_and_the_same_layers_unrolled_agree():
+    p = stack()
+    apart = [exact(f"up{i}", [p["up"][i]], [p["bias"][i]]) for i in range(2)]
+    gates = tuple(cj.Gate(predictor=made, reveals="flags") for made in apart)
+    with cj.Session.ideal():
+        module = cj.share(cj.private(Unrolled(p), policy=cj.Policy(gates=gates)), "model")
+        unrolled = cj.reveal(module(cj.share(x(), "client")))
+    rolled, _ = private(scanned, gated(exact("up", p["up"], p["bias"]), "flags"), p, x())
+    np.testing.assert_allclose(unrolled, scanned(p, x()), atol=0.01)
+    np.testing.assert_allclose(rolled, scanned(p, x()), atol=0.01)
+
+
+@pytest.mark.parametrize("make", [cj.Session.simulated, cj.Session.devices])
+def test_flags_show_which_neurons_are_active_in_one_order_a_session(make):
+    p = params()
+    active = np.asarray(FFN().apply(p, x(), capture_intermediates=True)[1]["intermediates"]["up"]["__call__"][0]) > 0
+    policy, orders = gated(predictor(p), "flags"), []
+    for _ in range(2):
+        with make() as session:
+            fn, w = cj.private(FFN(), policy=policy), cj.share(p, "model")
+            for _ in range(2):
+                fn.apply(w, cj.seal(cj.share(x(), "client"), policy))
+        first, second = (r.flags[0].flags for r in session.reports)
+        # Rounding may take a score near zero to either side.
+        assert np.abs(first.astype(int) - second).sum() <= 2
+        assert np.abs(np.sort(first.sum(0)) - np.sort(active.sum(0))).sum() <= 2
+        orders.append(first)
+    assert not np.array_equal(*orders)
+    plan = next(iter(session.plans.values()))[0]
+    assert plan.lowered.proof.disclosed == (("params/up/kernel", TOKENS * H),)
+
+
+def test_to_reveal_nothing_is_a_set_of_one_size_that_is_drawn_anew_each_time():
+    p = params()
+    policy, sets = gated(predictor(p, capacity=0.5), "nothing"), []
+    with cj.Session.simulated() as session:
+        fn, w = cj.private(FFN(), policy=policy), cj.share(p, "model")
+        for _ in range(40):
+            fn.apply(w, cj.seal(cj.share(x(1), "client"), policy))
+    for report in session.reports:
+        (shown,) = report.flags
+        assert shown.flags.shape == (1, H + H // 2)
+        assert shown.flags.sum() == H // 2
+        assert report.renewal_bytes > 0
+        sets.append(shown.flags[0])
+    # Each place is used in a third of the sets: 40 tosses of 18 coins, none of them far off.
+    counts = np.sum(sets, 0)
+    assert len({s.tobytes() for s in sets}) > 35
+    assert counts.min() >= 1
+    assert counts.max() <= 30
+
+
+def test_what_finds_no_slot_is_cut_and_counted():
+    p = params()
+    found, session = private(
+        FFN(), gated(always(predictor(p), 0.5), "flags", capacity=0.25), p, x(), cj.Session.simulated
+    )
+    (shown,) = session.reports[-1].flags
+    assert (shown.kept, shown.capacity) == (1.0, 0.25)
+    assert shown.overflow == TOKENS * H * 3 // 4
+    assert np.isfinite(found).all()
+    hidden, _ = private(FFN(), gated(always(predictor(p), 0.5), "nothing", capacity=0.25), p, x())
+    assert np.isfinite(hidden).all()
+
+
+def test_no_tokens_are_no_work():
+    p = params()
+    found, _ = private(FFN(), gated(predictor(p), "flags"), p, x(0))
+    assert found.shape == (0, D)
+
+
+def test_explain_lists_the_flags():
+    p = params()
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), p)
+    for reveals, word in (("flags", "which of 12 blocks"), ("nothing", "uniformly random")):
+        found = cj.explain(
+            FFN().apply, shapes, cj.seal(jax.ShapeDtypeStruct((2, D), np.float32)), policy=gated(predictor(p), reveals)
+        )
+        assert word in str(found)
+        (gate,) = found.gates
+        assert gate.site == "params/up/kernel"
+        assert set(gate.views) == {"party 0, party 1", "dealer", "model owner", "client", "network"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": D + 1}, "width"),
+        ({"neurons": 2 * H}, "neurons"),
+        ({"layers": 2}, "layers"),
+        ({"activation": "silu"}, "activation"),
+        ({"site": "params/other/kernel"}, "names no feed-forward layer: there are params/up/kernel"),
+    ],
+)
+def test_a_predictor_of_another_model_is_refused_by_name(change, message):
+    p = params()
+    made = Predictor((replace(predictor(p).sites[0], **change),))
+    with pytest.raises(CometError, match=message):
+        private(FFN(), gated(made, "flags"), p, x())
+
+
+def test_a_predictor_of_other_weights_is_refused():
+    p = params()
+    other = jax.tree.map(lambda a: a + 1, p)
+    with pytest.raises(CometError, match="trained for other weights"):
+        private(FFN(), gated(predictor(other), "flags"), p, x())
+    with pytest.raises(CometError, match="manifest only"):
+        private(FFN(), gated(Predictor(predictor(p).sites), "flags"), p, x())
+
+
+def test_gates_are_asked_for_by_what_they_reveal():
+    made = predictor(params())
+    with pytest.raises(TypeError, match="reveals"):
+        cj.Gate(predictor=made)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="'flags' or 'nothing'"):
+        cj.Gate(predictor=made, reveals="everything")  # type: ignore[arg-type]
+    for capacity in (0.0, 1.5):
+        with pytest.raises(ValueError, match="capacity"):
+            cj.Gate(predictor=made, reveals="flags", capacity=capacity)
+
+
+def test_shared_layers_are_not_gated_without_revealing():
+    p = {"up": stack()["up"][0], "down": stack()["down"][0]}
+    step = lambda p, x: jax.lax.scan(lambda x, _: (x + jax.nn.relu(x @ p["up"]) @ p["down"], None), x, length=2)[0]
+    with pytest.raises(CometError, match="an order of its own"):
+        private(step, gated(replace_layers(exact("up", [p["up"]]), 2), "nothing"), p, x())
+
+
+def replace_layers(made: Predictor, count: int) -> Predictor:
+    """A predictor of one layer as one of ``count`` layers that are alike."""
+    (site,) = made.sites
+    assert made.layers is not None
+    return Predictor((replace(site, layers=count),), {site.site: made.layers[site.site] * count})
+
+
+def test_an_order_is_a_permutation_of_its_key_alone():
+    one, again, other = (secret_order(bytes([k]) * 32, "site", 50) for k in (1, 1, 2))
+    assert sorted(one) == list(range(50))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert not np.array_equal(one, secret_order(bytes([1]) * 32, "another", 50))
