@@ -1,0 +1,182 @@
+"""The command ``python -m predictor_training``: from a model to the predictors of its feed-forward layers."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from comet_jax.errors import CometError
+from comet_jax.predictors.artifact import Predictor
+from predictor_training import calibrate as calibration
+from predictor_training import cluster as clusters
+from predictor_training import collect as collection
+from predictor_training import evaluate as evaluation
+from predictor_training import export as exports
+from predictor_training import tasks
+from predictor_training import train as training
+from predictor_training.calibrate import Target
+from predictor_training.collect import Activations
+from predictor_training.layers import Model, layers
+from predictor_training.train import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What predictors are for, and where the work is kept.
+
+    ``model``: byte_lm, or the module:function of your own (see tasks.py). ``weights``: another checkpoint of byte_lm.
+    ``text``, ``pattern``: what byte_lm was trained on. ``held_out``: calls for calibration, and as many for evaluation.
+    ``folder``: activations, states and results.
+    """
+
+    model: str = "byte_lm"
+    weights: Path | None = None
+    text: tuple[Path, ...] = (tasks.PYTHON_DOCUMENTATION,)
+    pattern: str = "*.txt"
+    held_out: int = 512
+    folder: Path = Path("predictors")
+
+    def open(self) -> tuple[tasks.Task, Model]:
+        """The task and its layers."""
+        task = tasks.load(self.model, self.held_out, self.text, self.pattern, self.weights)
+        return task, Model.of(task.fn, task.weights, task.example)
+
+    @property
+    def predictor(self) -> Path:
+        """Where ``calibrate`` leaves its result."""
+        return self.folder / "predictor.safetensors"
+
+
+Common = Annotated[Source, tyro.conf.arg(name="")]
+
+
+def collect(source: Common, calls: int = 4096) -> None:
+    """Stream the inputs of all feed-forward layers to disk: ``calls`` to train on, and those for calibration."""
+    task, model = source.open()
+    with _progress() as progress:
+        collection.collect(model, task.train(), calls, source.folder / "train", progress)
+        collection.collect(model, task.calibration(), source.held_out, source.folder / "calibration", progress)
+
+
+def cluster(source: Common, block: int = 16) -> None:
+    """Tell how often blocks of neurons are on, in the model's own order and clustered by co-activation."""
+    _, model = source.open()
+    data = Activations.open(source.folder / "train", model)
+    table = Table("layer", "neurons on", f"blocks of {block} on", "clustered", box=None)
+    with _progress() as progress:
+        bar = progress.add_task("cluster", total=sum(map(layers, model.ffns)))
+        for k, ffn in enumerate(model.ffns):
+            for i, down in enumerate(model.weights[ffn.site].down):
+                _, hidden = training.sample(ffn, model.weights[ffn.site], data, k, i)
+                table.add_row(
+                    f"{ffn.site} {i}", *(f"{x:.1%}" for x in clusters.report(hidden, down, ffn.activation, block))
+                )
+                progress.advance(bar)
+    Console().print(table)
+
+
+def train(source: Common, settings: Annotated[Settings, tyro.conf.arg(name="")]) -> None:
+    """Cluster neurons and fit predictors, a layer at a time. Started again it goes on where it was."""
+    _, model = source.open()
+    with _progress() as progress:
+        training.train(model, Activations.open(source.folder / "train", model), source.folder, settings, progress)
+
+
+def calibrate(
+    source: Common,
+    settings: Annotated[Settings, tyro.conf.arg(name="")],
+    target: Annotated[Target, tyro.conf.arg(name="")],
+) -> None:
+    """Choose thresholds and capacities for predictors that ``train`` fitted with the same settings."""
+    task, model = source.open()
+    fitted, held = (Activations.open(source.folder / part, model) for part in ("train", "calibration"))
+    with _progress() as progress:
+        fits = training.train(model, fitted, source.folder, settings, progress)
+        increase = lambda predictor: evaluation.increase(model, task.loss, predictor, list(task.calibration()))
+        found = calibration.calibrate(model, held, fits, target, progress, increase)
+    facts = {"model": model.digest, "data": fitted.digest, "settings": asdict(settings)}
+    replace(found, facts={**found.facts, **facts}).save(source.predictor)
+    print(f"{source.predictor} written")
+
+
+def evaluate(
+    source: Common, predictor: Path | None = None, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+) -> None:
+    """Loss with all layers gated, and what the gates catch, on held-out examples.
+
+    Args:
+        source: what it is for.
+        predictor: an artifact; by default what ``calibrate`` left.
+        as_json: print one JSON object.
+    """
+    task, model = source.open()
+    with Console(stderr=True).status("evaluating"):
+        found = evaluation.evaluate(model, task, Predictor.load(predictor or source.predictor))
+    (source.folder / "evaluation.json").write_text(json.dumps(found, indent=1))
+    print(json.dumps(found)) if as_json else Console().print(evaluation.table(found))
+
+
+def export(source: Common, output: Path) -> None:
+    """Write the calibrated predictor with its last evaluation to OUTPUT, and its public manifest (.json) beside it."""
+    figures = source.folder / "evaluation.json"
+    exports.export(
+        Predictor.load(source.predictor), json.loads(figures.read_text()) if figures.exists() else {}, output
+    )
+    print(f"{output} written, with {output.with_suffix('.json').name} for the other roles")
+
+
+def every(
+    source: Common,
+    settings: Annotated[Settings, tyro.conf.arg(name="")],
+    target: Annotated[Target, tyro.conf.arg(name="")],
+    output: Path,
+    calls: int = 4096,
+) -> None:
+    """All of it: collect, train, calibrate, evaluate, export."""
+    collect(source, calls)
+    train(source, settings)
+    calibrate(source, settings, target)
+    evaluate(source)
+    export(source, output)
+
+
+COMMANDS: dict[str, Any] = {
+    "collect": collect,
+    "cluster": cluster,
+    "train": train,
+    "calibrate": calibrate,
+    "evaluate": evaluate,
+    "export": export,
+    "all": every,
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; errors that the user can mend come without a traceback."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="predictor_training", description=__doc__, args=args)
+    except CometError as error:
+        print(f"predictor_training: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _progress() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True))
+
+
+if __name__ == "__main__":
+    main()

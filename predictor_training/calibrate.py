@@ -1,0 +1,218 @@
+"""Thresholds, budgets and capacities, from calibration data; scores scaled to what fixed point holds.
+
+Scores of all tokens are counted in histograms, beside those of gates that are on and the energy (squared contribution)
+at stake, so any target is read off without holding a score. A threshold is one number a layer, folded into the bias.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.progress import Progress
+
+from comet_jax.errors import CometError
+from comet_jax.passes.sites import FFN
+from comet_jax.predictors.artifact import Layer, Predictor, Site
+from predictor_training import fixed_point, targets
+from predictor_training.collect import Activations
+from predictor_training.layers import Model, hidden, layers
+from predictor_training.train import Fit
+
+BINS = 8192
+MARGIN = 1.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What thresholds are chosen for: one of the three.
+
+    ``recall``: of the gates that are on, the same in each layer. ``kept``: the mean part of gates that is open, with
+    budgets that lose the least energy over all layers together. ``loss``: the part by which the loss may grow, with all
+    layers gated. ``tokens``: of the calls that capacity is for, where they have fewer tokens than those collected.
+    ``overflow``: the part of calls that may want more gates than there is room for.
+    """
+
+    recall: float | None = None
+    kept: float | None = None
+    loss: float | None = None
+    tokens: int = 32
+    overflow: float = 1e-3
+
+    def __post_init__(self):
+        given = [x for x in (self.recall, self.kept, self.loss) if x is not None]
+        if len(given) != 1 or not 0 < given[0] < 1:
+            raise CometError("give one of --recall, --kept and --loss, between 0 and 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Counts of one layer's scores from high to low: by bin, those of all gates, of those on, and their energy."""
+
+    edges: np.ndarray
+    every: np.ndarray
+    on: np.ndarray
+    energy: np.ndarray
+    inner: np.ndarray
+
+    def above(self, counts: np.ndarray) -> np.ndarray:
+        """The part of ``counts`` at or above each bin's lower edge, [bins], from the highest bin down."""
+        held = np.cumsum(counts[::-1].astype(np.float64))
+        return held / max(held[-1], 1e-30)
+
+    def lower(self, i: int) -> float:
+        """The lower edge of bin ``i``, counted from the highest."""
+        return float(self.edges[len(self.every) - 1 - i])
+
+
+def curves(ffn: FFN, model: Model, data: Activations, site: int, layer: int, fit: Fit) -> Curves:
+    """The histograms of one layer over all its data."""
+    weights = model.weights[ffn.site]
+    run, mine, block = hidden(ffn), [w[layer] for w in weights.inputs], ffn.neurons // fit.bias.size
+
+    @jax.jit
+    def extremes(x):
+        inner = x @ fit.a
+        scores = inner @ fit.b + fit.bias
+        return scores.min(), scores.max(), jnp.abs(inner).reshape(-1, inner.shape[-1]).max(0)
+
+    lows, highs, inners = zip(*(extremes(x) for x in data.chunks(site, layer)))
+    low, high = float(min(lows)), float(max(highs))
+    width = max((high - low) / BINS, 1e-9)
+
+    @jax.jit
+    def count(x):
+        scores = ((x @ fit.a) @ fit.b + fit.bias).ravel()
+        worth = targets.contributions(run(x, mine), weights.down[layer], fit.order, block).ravel()
+        bins = jnp.clip(((scores - low) / width).astype(jnp.int32), 0, BINS - 1)
+        add = lambda values: jnp.zeros(BINS, jnp.float32).at[bins].add(values)
+        return jnp.stack([add(jnp.ones_like(worth)), add((worth > fit.on).astype(jnp.float32)), add(worth**2)])
+
+    every, on, energy = sum(np.asarray(count(x), np.float64) for x in data.chunks(site, layer))
+    return Curves(low + width * np.arange(BINS + 1), every, on, energy, np.max(inners, 0))
+
+
+def thresholds_for_recall(found: Sequence[Curves], recall: float) -> list[float]:
+    """The highest thresholds that keep ``recall`` of what is on, in each layer."""
+    return [c.lower(int(np.searchsorted(c.above(c.on), recall))) for c in found]
+
+
+def thresholds_for_kept(found: Sequence[Curves], kept: float, importance: Sequence[float]) -> list[float]:
+    """Thresholds with a mean of ``kept`` open, that lose the least of each layer's energy, weighted and summed.
+
+    At the best division one more gate saves as much in every layer, so bins are taken from the best on.
+    """
+    worth, cost = [], []
+    for c, weight in zip(found, importance):
+        # Energy a gate as a falling function of the score, so that a budget is a threshold.
+        saved = c.energy[::-1] / max(c.energy.sum(), 1e-30) * weight
+        cost.append(c.every[::-1] / c.every.sum())
+        smooth = np.ones(65) / 65
+        rate = np.convolve(saved, smooth, "same") / np.maximum(np.convolve(cost[-1], smooth, "same"), 1e-12)
+        worth.append(np.minimum.accumulate(rate))
+    levels = np.sort(np.concatenate(worth))[::-1]
+    open_at = lambda level: np.mean([k[w >= level].sum() for k, w in zip(cost, worth)])
+    low, high = 0, len(levels) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if open_at(levels[middle]) < kept else (low, middle)
+    return [c.lower(max(0, int((w >= levels[low]).sum()) - 1)) for c, w in zip(found, worth)]
+
+
+def folded(ffn: FFN, fingerprint: str, fit: Fit, found: Curves, threshold: float) -> Layer:
+    """The deployed form: open where the score is not negative, and both products between -1 and 1."""
+    inner = MARGIN * np.maximum(found.inner, 1e-6)
+    size = MARGIN * max(abs(found.edges[0] - threshold), abs(found.edges[-1] - threshold), 1e-6)
+    half = lambda x: np.asarray(x, np.float16).astype(np.float32)
+    a, b = half(fit.a / inner), half(fit.b * inner[:, None] / size)
+    return Layer(fingerprint, fit.order.astype(np.int32), a, b, half((fit.bias - threshold) / size))
+
+
+def counts(data: Activations, site: int, index: int, layer: Layer) -> np.ndarray:
+    """Open gates by token, in fixed point: int[calls, tokens]."""
+    a, b, bias = map(jnp.asarray, (layer.a, layer.b, layer.bias))
+    run = jax.jit(lambda x: (fixed_point.scores(x, a, b, bias) >= 0).sum(-1))
+    return np.concatenate([np.asarray(run(x)).reshape(len(x), -1) for x in data.chunks(site, index)])
+
+
+def capacity(open_gates: Sequence[np.ndarray], gates: int, tokens: int, overflow: float) -> float:
+    """The least part of gates that is room enough for all but ``overflow`` of calls of ``tokens``, in every layer."""
+    needed = 0.0
+    for found in open_gates:
+        length = min(tokens, found.shape[1])
+        whole = found[:, : found.shape[1] // length * length].reshape(-1, length)
+        needed = max(needed, float(np.quantile(whole.mean(1), 1 - overflow, method="higher")) / gates)
+    return min(1.0, max(needed, 1 / (gates * tokens)))
+
+
+def assemble(
+    model: Model,
+    data: Activations,
+    fits: Mapping[str, Sequence[Fit]],
+    found: Mapping[str, Sequence[Curves]],
+    thresholds: Mapping[str, Sequence[float]],
+    target: Target,
+) -> Predictor:
+    """The predictor with these thresholds, one a layer of each site."""
+    out, held, facts = [], {}, {}
+    for k, ffn in enumerate(model.ffns):
+        marks = model.weights[ffn.site].fingerprints
+        mine = [
+            folded(ffn, *each)
+            for each in zip(marks, fits[ffn.site], found[ffn.site], thresholds[ffn.site], strict=True)
+        ]
+        gates, rank = mine[0].bias.size, mine[0].a.shape[1]
+        open_gates = [counts(data, k, i, layer) for i, layer in enumerate(mine)]
+        room = {t: capacity(open_gates, gates, t, target.overflow) for t in (1, 8, 32, 128) if t <= data.tokens(k)}
+        chosen = capacity(open_gates, gates, target.tokens, target.overflow)
+        block = ffn.neurons // gates
+        out.append(Site(ffn.site, ffn.activation, ffn.width, ffn.neurons, layers(ffn), block, rank, chosen))
+        held[ffn.site] = tuple(mine)
+        facts[ffn.site] = {
+            "on": [float(f.on) for f in fits[ffn.site]],
+            "kept": [round(float(c.mean()) / gates, 5) for c in open_gates],
+            "capacity_by_tokens": {str(t): round(c, 5) for t, c in room.items()},
+        }
+    return Predictor(tuple(out), held, {"calibration": facts, "target": asdict(target)})
+
+
+def calibrate(
+    model: Model,
+    data: Activations,
+    fits: Mapping[str, Sequence[Fit]],
+    target: Target,
+    progress: Progress,
+    increase: Callable[[Predictor], float] | None = None,
+) -> Predictor:
+    """Thresholds that meet ``target`` on ``data``, folded, and capacities.
+
+    ``increase(predictor)``: the part by which the loss grows, with all layers gated; needed for a target of loss.
+    """
+    task = progress.add_task("calibrate", total=sum(map(layers, model.ffns)))
+    found: dict[str, list[Curves]] = {}
+    for k, ffn in enumerate(model.ffns):
+        found[ffn.site] = []
+        for i, fit in enumerate(fits[ffn.site]):
+            found[ffn.site].append(curves(ffn, model, data, k, i, fit))
+            progress.advance(task)
+    every = [c for f in model.ffns for c in found[f.site]]
+
+    def made(thresholds: list[float]) -> Predictor:
+        left = list(thresholds)
+        by_site = {f.site: [left.pop(0) for _ in range(layers(f))] for f in model.ffns}
+        return assemble(model, data, fits, found, by_site, target)
+
+    if target.recall is not None:
+        return made(thresholds_for_recall(every, target.recall))
+    importance = [1.0] * len(every)
+    if target.kept is not None:
+        return made(thresholds_for_kept(every, target.kept, importance))
+    if increase is None or target.loss is None:
+        raise CometError("a target of loss needs a way to measure the loss")
+    low, high = 0.0, 1.0
+    for _ in range(8):
+        middle = (low + high) / 2
+        tried = made(thresholds_for_kept(every, middle, importance))
+        low, high = (low, middle) if increase(tried) <= target.loss else (middle, high)
+    return made(thresholds_for_kept(every, high, importance))

@@ -1,0 +1,223 @@
+"""The loss with all layers gated, and what gates catch and miss: on held-out examples, in the clear.
+
+The model's own graph is run with a gate before each second weight, so nothing of it is written twice. Beside the
+predictor in fixed point, as deployed, and in floating point: an oracle that opens the gates that matter most in a call,
+and a static choice.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.table import Table
+
+from comet_jax.passes.sites import FFN
+from comet_jax.predictors.artifact import Layer as PredictedLayer
+from comet_jax.predictors.artifact import Predictor, Site
+from predictor_training import fixed_point, targets
+from predictor_training.graphs import gated
+from predictor_training.layers import Example, Model
+from predictor_training.tasks import Task, batches
+
+NOTED = ("kept", "on", "hits", "energy", "energy_kept", "overflow", "gates")
+
+
+@dataclass(frozen=True, eq=False)
+class Gates:
+    """How one site's gates are chosen: ``flags(x, contributions, *arrays)`` -> bool[..., gates].
+
+    ``arrays``: of each layer, first axis layers. ``order`` [layers, neurons], ``on`` [layers] as trained; ``capacity``:
+    beyond it gates are cut, in the order of tokens; None for no cut.
+    """
+
+    flags: Callable[..., jax.Array]
+    arrays: tuple[np.ndarray, ...]
+    order: np.ndarray
+    on: np.ndarray
+    block: int
+    capacity: float | None = None
+
+
+def predicted(model: Model, predictor: Predictor, fixed: bool = True, cut: bool = True) -> dict[str, Gates]:
+    """Gates by a predictor, in fixed point or in floating point; ``cut`` to its capacity."""
+
+    def flags(x, contributions, a, b, bias):
+        return (fixed_point.scores(x, a, b, bias) if fixed else (x @ a) @ b + bias) >= 0
+
+    def arrays(site: Site, layers: Sequence[PredictedLayer]):
+        return tuple(np.stack([getattr(layer, n) for layer in layers]) for n in ("a", "b", "bias"))
+
+    return _gates(model, predictor, lambda site, layers: (flags, arrays(site, layers)), cut)
+
+
+def oracle(model: Model, predictor: Predictor, kept: Mapping[str, np.ndarray]) -> dict[str, Gates]:
+    """The gates with the largest contributions of a call, as many as ``kept`` says, by site and layer."""
+
+    def flags(x, contributions, kept):
+        values = jnp.sort(contributions.ravel())
+        last = jnp.clip(values.size - jnp.round(kept * values.size).astype(int), 0, values.size - 1)
+        return (contributions >= values[last]) & (contributions > 0)
+
+    return _gates(model, predictor, lambda site, _: (flags, (np.asarray(kept[site.site], np.float32),)), False)
+
+
+def static(
+    model: Model, predictor: Predictor, kept: Mapping[str, np.ndarray], energy: Mapping[str, np.ndarray]
+) -> dict[str, Gates]:
+    """Always the same gates: those with the most ``energy`` [layers, gates]."""
+
+    def arrays(site: Site):
+        ranks = np.argsort(np.argsort(-energy[site.site], 1), 1)
+        return (ranks < np.round(np.asarray(kept[site.site])[:, None] * site.gates),)
+
+    flags = lambda x, contributions, fixed: jnp.broadcast_to(fixed, contributions.shape)
+    return _gates(model, predictor, lambda site, _: (flags, arrays(site)), False)
+
+
+def _gates(model: Model, predictor: Predictor, make: Callable, cut: bool) -> dict[str, Gates]:
+    out = {}
+    for site in predictor.sites:
+        w = model.weights[site.site]
+        layers = [predictor.layer(site.site, up) for up in w.up]
+        order = np.stack([layer.order for layer in layers])
+        on = np.asarray(predictor.facts.get("calibration", {}).get(site.site, {}).get("on", [0.0] * len(layers)))
+        flags, arrays = make(site, layers)
+        out[site.site] = Gates(flags, arrays, order, on, site.block, site.capacity if cut else None)
+    return out
+
+
+def run(
+    model: Model, loss: Callable, gates: Mapping[str, Gates], examples: Iterable[Example], batch: int = 16
+) -> tuple[float, dict[str, np.ndarray]]:
+    """Mean loss, and by site the sums of ``NOTED``, float64[layers, NOTED]. Sites that have no gates are left dense."""
+    ffns = [f for f in model.ffns if f.site in gates]
+    arrays = {f: _arrays(model, f, gates[f.site]) for f in ffns}
+    rules = {f: _rule(gates[f.site]) for f in ffns}
+    graph = gated(model.graph, rules, {f: [a[0] for a in arrays[f]] for f in ffns}, len(NOTED))
+    more = [a.reshape(*f.steps, *a.shape[1:]) for f in ffns for a in arrays[f]]
+    outputs = len(model.graph.outputs)
+
+    @jax.jit
+    def one_batch(weights, more, stacked):
+        def one(leaves):
+            out = graph.evaluate(*weights, *leaves, *more)
+            result = jax.tree.unflatten(model.out_tree, out[:outputs])
+            return loss(result, *jax.tree.unflatten(model.in_tree, leaves)), [
+                n.reshape(-1, len(NOTED)) for n in out[outputs:]
+            ]
+
+        return jax.vmap(one)(stacked)
+
+    losses: list[np.ndarray] = []
+    notes = [np.zeros((1, len(NOTED)))] * len(ffns)
+    for stacked in batches(examples, batch):
+        found, noted = one_batch(model.arrays, more, stacked)
+        losses.append(np.asarray(found, np.float64))
+        notes = [n + np.asarray(m, np.float64).sum(0) for n, m in zip(notes, noted)]
+    return float(np.concatenate(losses).mean()), {f.site: n for f, n in zip(ffns, notes)}
+
+
+def _arrays(model: Model, ffn: FFN, gates: Gates) -> list[np.ndarray]:
+    own = (gates.order.astype(np.int32), model.weights[ffn.site].down, gates.on.astype(np.float32))
+    return [*own, *(a if a.dtype == bool else a.astype(np.float32) for a in gates.arrays)]
+
+
+def _rule(gates: Gates):
+    def rule(x, hidden, order, down, on, *arrays):
+        worth = targets.contributions(hidden, down, order, gates.block)
+        flags = wanted = gates.flags(x, worth, *arrays)
+        if gates.capacity is not None:
+            room = max(1, int(np.ceil(gates.capacity * wanted.size - 1e-6)))
+            flags = wanted & (jnp.cumsum(wanted.ravel()).reshape(wanted.shape) <= room)
+            overflow = wanted.sum() > room
+        else:
+            overflow = False
+        active, energy = worth > on, worth**2
+        noted = (
+            flags.sum(),
+            active.sum(),
+            (flags & active).sum(),
+            energy.sum(),
+            (energy * flags).sum(),
+            overflow,
+            worth.size,
+        )
+        neurons = jnp.repeat(flags, gates.block, -1)[..., jnp.argsort(order)]
+        return hidden * neurons, jnp.stack([jnp.asarray(n, jnp.float32) for n in noted])
+
+    return rule
+
+
+def summary(notes: np.ndarray, calls: int) -> dict[str, Any]:
+    """Figures of sums of ``NOTED``, over the layers that they are of."""
+    of = dict(zip(NOTED, notes))
+    part = lambda a, b: round(float(of[a] / max(of[b], 1e-30)), 5)
+    return {
+        "count_recall": part("hits", "on"),
+        "energy_recall": part("energy_kept", "energy"),
+        "precision": part("hits", "kept"),
+        "kept": part("kept", "gates"),
+        "density": part("on", "gates"),
+        "overflow": round(float(of["overflow"]) / calls, 5),
+    }
+
+
+def evaluate(
+    model: Model, task: Task, predictor: Predictor, energy: Mapping[str, np.ndarray] | None = None
+) -> dict[str, Any]:
+    """All figures, as ``evaluate --json`` prints them."""
+    examples = list(task.held_out())
+    measure = lambda gates: run(model, task.loss, gates, examples)
+    dense, _ = measure({})
+    gated_loss, notes = measure(predicted(model, predictor))
+    float_loss, float_notes = measure(predicted(model, predictor, fixed=False, cut=False))
+    kept = {site: n[:, 0] / n[:, -1] for site, n in notes.items()}
+    out: dict[str, Any] = {
+        "examples": len(examples),
+        "loss_dense": dense,
+        "loss_gated": gated_loss,
+        "loss_gated_float": float_loss,
+        "loss_oracle": measure(oracle(model, predictor, kept))[0],
+    }
+    if energy is not None:
+        out["loss_static"] = measure(static(model, predictor, kept, energy))[0]
+    out["loss_increase"] = gated_loss / dense - 1 if dense else None
+    out |= _overall(predictor, notes, len(examples)) | {"float": _overall(predictor, float_notes, len(examples))}
+    out["sites"] = {
+        s.site: {
+            "block": s.block,
+            "rank": s.rank,
+            "capacity": s.capacity,
+            "layers": [summary(n, len(examples)) for n in notes[s.site]],
+            "layers_float": [summary(n, len(examples)) for n in float_notes[s.site]],
+        }
+        for s in predictor.sites
+    }
+    return out
+
+
+def _overall(predictor: Predictor, notes: Mapping[str, np.ndarray], calls: int) -> dict[str, Any]:
+    layers = sum(s.layers for s in predictor.sites)
+    return summary(np.concatenate(list(notes.values())).sum(0), calls * layers)
+
+
+def increase(model: Model, loss: Callable, predictor: Predictor, examples: Sequence[Example]) -> float:
+    """The part by which the loss grows with all layers gated as deployed."""
+    return run(model, loss, predicted(model, predictor), examples)[0] / run(model, loss, {}, examples)[0] - 1
+
+
+def table(found: Mapping[str, Any]) -> Table:
+    """``evaluate``'s figures for people."""
+    names = ("count_recall", "energy_recall", "precision", "kept", "density", "overflow")
+    out = Table("layer", *(n.replace("_", " ") for n in names), box=None)
+    for site, s in found["sites"].items():
+        for i, layer in enumerate(s["layers"]):
+            out.add_row(f"{site} {i}", *(f"{layer[n]:.2%}" for n in names))
+    out.add_row("all", *(f"{found[n]:.2%}" for n in names))
+    out.add_row("all, in floating point", *(f"{found['float'][n]:.2%}" for n in names))
+    losses = ", ".join(f"{k[5:]} {found[k]:.4f}" for k in found if k.startswith("loss_") and k != "loss_increase")
+    out.caption = f"nats: {losses}; increase {found['loss_increase']:+.2%}; {found['examples']} examples"
+    return out
