@@ -4,7 +4,8 @@ A predictor says which neurons of a feed-forward layer matter for a token: ``(x 
 is the layer's input, A and B are low-rank. A gate stands for ``block`` neurons, which ``order`` brings together. Scores
 are scaled so that they stay between -1 and 1, which is what their fixed-point form holds.
 
-One file has it all: safetensors, with a manifest (JSON) among its metadata. Sites, shapes, ranks and capacities are
+One file has it all: safetensors, with a manifest (JSON) among its metadata; arrays that float16 holds exactly are
+stored in it. Sites, shapes, ranks and capacities are
 public: they are the shape of the program that both parties run. The arrays are the owner's. ``manifest()`` is what the
 other roles need; ``Predictor.load`` reads either. A layer is recognised by the hash of its first weight, so predictors
 cannot serve other weights than those that they were trained for.
@@ -45,10 +46,15 @@ class Site:
     capacity: float
 
     def __post_init__(self):
+        if not isinstance(self.site, str) or not isinstance(self.activation, str):
+            raise CometError(f"a site {self.site!r} with the activation {self.activation!r}: both are names")
         sizes = (self.width, self.neurons, self.layers, self.block, self.rank)
-        if any(not isinstance(n, int) or n < 1 for n in sizes) or self.neurons % self.block:
-            raise CometError(f"{self.site}: {self.neurons} neurons in blocks of {self.block}, rank {self.rank}")
-        if not 0 < self.capacity <= 1:
+        if any(type(n) is not int or n < 1 for n in sizes) or self.neurons % self.block:
+            raise CometError(
+                f"{self.site}: {self.layers} layers of {self.neurons} neurons in blocks of {self.block}, width "
+                f"{self.width}, rank {self.rank}: these must be whole, and blocks must divide the neurons"
+            )
+        if type(self.capacity) not in (int, float) or not 0 < self.capacity <= 1:
             raise CometError(f"{self.site}: a capacity of {self.capacity}, which must be above 0 and at most 1")
 
     @property
@@ -80,6 +86,9 @@ class Predictor:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
+        names = [site.site for site in self.sites]
+        if not names or len(set(names)) < len(names):
+            raise CometError(f"a predictor needs sites, each once: here are {', '.join(names) or 'none'}")
         held = self.layers
         for site in () if held is None else self.sites:
             found = held.get(site.site, ()) if held else ()
@@ -124,12 +133,10 @@ class Predictor:
         if self.layers is None:
             raise CometError("a predictor without its arrays cannot be saved: write its manifest() instead")
         tensors = {
-            f"{site.site}/{i}/{name}": np.ascontiguousarray(
-                getattr(layer, name), np.int32 if name == "order" else np.float32
-            )
+            f"{site.site}/{i}/{name}": _compact(getattr(layer, name))
             for site in self.sites
             for i, layer in enumerate(self.layers[site.site])
-            for name in ("order", "a", "b", "bias")
+            for name in _NAMES
         }
         prints = {s.site: [layer.fingerprint for layer in self.layers[s.site]] for s in self.sites}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,17 +151,14 @@ class Predictor:
                 return cls(*_parsed(path.read_text()))
             with safe_open(path, "numpy") as f:
                 meta = f.metadata() or {}
-                sites, layers, facts = *_parsed(meta["manifest"])[:1], {}, _parsed(meta["manifest"])[2]
-                prints = json.loads(meta["fingerprints"])
-                for site in sites:
-                    get = lambda i, name, site=site: f.get_tensor(f"{site.site}/{i}/{name}")
-                    layers[site.site] = tuple(
-                        Layer(mark, *(get(i, name) for name in ("order", "a", "b", "bias")))
-                        for i, mark in enumerate(prints[site.site])
-                    )
+                if not {"manifest", "fingerprints"} <= meta.keys():
+                    raise ValueError("its metadata has no manifest, so it is some other model's file")
+                sites, _, facts = _parsed(meta["manifest"])
+                prints: dict[str, list[str]] = json.loads(meta["fingerprints"])
+                layers = {s.site: tuple(_layer(f, s, i, m) for i, m in enumerate(prints[s.site])) for s in sites}
             return cls(sites, layers, facts)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise CometError(f"{path} holds no predictor: {error}") from error
+        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError, CometError) as error:
+            raise CometError(f"{path} holds no predictor that can be used: {error}") from error
 
 
 def fingerprint(weight: np.ndarray) -> str:
@@ -167,6 +171,29 @@ def _parsed(text: str) -> tuple[tuple[Site, ...], None, dict[str, Any]]:
     if found.get("format") != FORMAT:
         raise CometError(f"a predictor of the format {found.get('format')!r}, where {FORMAT!r} is read")
     return tuple(Site(**s) for s in found["sites"]), None, dict(found["facts"])
+
+
+_NAMES = ("order", "a", "b", "bias")
+
+
+def _compact(array: np.ndarray) -> np.ndarray:
+    """Integers as int32, numbers as float16 where that loses nothing, else as float32."""
+    array = np.asarray(array)
+    if array.dtype.kind in "iu":
+        return np.ascontiguousarray(array, np.int32)
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    return np.ascontiguousarray(half if np.array_equal(half, array) else array.astype(np.float32))
+
+
+def _layer(file: Any, site: Site, i: int, fingerprint: str) -> Layer:
+    order, *numbers = (file.get_tensor(f"{site.site}/{i}/{name}") for name in _NAMES)
+    kinds = [x.dtype.kind for x in (order, *numbers)]
+    if kinds != ["i", "f", "f", "f"]:
+        raise ValueError(
+            f"{site.site}, layer {i}: {', '.join(_NAMES)} have the types {order.dtype}, {numbers[0].dtype}, ..."
+        )
+    return Layer(fingerprint, order, *(x.astype(np.float32) for x in numbers))
 
 
 def _check(place: str, site: Site, layer: Layer) -> None:
