@@ -40,7 +40,7 @@ class Source:
     weights: Path | None = None
     text: tuple[Path, ...] = (tasks.PYTHON_DOCUMENTATION,)
     pattern: str = "*.txt"
-    held_out: int = 512
+    held_out: int = 256
     folder: Path = Path("predictors")
 
     def open(self) -> tuple[tasks.Task, Model]:
@@ -86,7 +86,9 @@ def train(source: Common, settings: Annotated[Settings, tyro.conf.arg(name="")])
     """Cluster neurons and fit predictors, a layer at a time. Started again it goes on where it was."""
     _, model = source.open()
     with _progress() as progress:
-        training.train(model, Activations.open(source.folder / "train", model), source.folder, settings, progress)
+        training.train(
+            model, Activations.open(source.folder / "train", model), source.folder / "fits", settings, progress
+        )
 
 
 def calibrate(
@@ -98,7 +100,7 @@ def calibrate(
     task, model = source.open()
     fitted, held = (Activations.open(source.folder / part, model) for part in ("train", "calibration"))
     with _progress() as progress:
-        fits = training.train(model, fitted, source.folder, settings, progress)
+        fits = training.train(model, fitted, source.folder / "fits", settings, progress)
         increase = lambda predictor: evaluation.increase(model, task.loss, predictor, list(task.calibration()))
         found = calibration.calibrate(model, held, fits, target, progress, increase)
     facts = {"model": model.digest, "data": fitted.digest, "settings": asdict(settings)}

@@ -54,7 +54,6 @@ class Curves:
     every: np.ndarray
     on: np.ndarray
     energy: np.ndarray
-    inner: np.ndarray
 
     def above(self, counts: np.ndarray) -> np.ndarray:
         """The part of ``counts`` at or above each bin's lower edge, [bins], from the highest bin down."""
@@ -73,11 +72,10 @@ def curves(ffn: FFN, model: Model, data: Activations, site: int, layer: int, fit
 
     @jax.jit
     def extremes(x):
-        inner = x @ fit.a
-        scores = inner @ fit.b + fit.bias
-        return scores.min(), scores.max(), jnp.abs(inner).reshape(-1, inner.shape[-1]).max(0)
+        scores = (x @ fit.a) @ fit.b + fit.bias
+        return scores.min(), scores.max()
 
-    lows, highs, inners = zip(*(extremes(x) for x in data.chunks(site, layer)))
+    lows, highs = zip(*(extremes(x) for x in data.chunks(site, layer)))
     low, high = float(min(lows)), float(max(highs))
     width = max((high - low) / BINS, 1e-9)
 
@@ -89,8 +87,8 @@ def curves(ffn: FFN, model: Model, data: Activations, site: int, layer: int, fit
         add = lambda values: jnp.zeros(BINS, jnp.float32).at[bins].add(values)
         return jnp.stack([add(jnp.ones_like(worth)), add((worth > fit.on).astype(jnp.float32)), add(worth**2)])
 
-    every, on, energy = sum(np.asarray(count(x), np.float64) for x in data.chunks(site, layer))
-    return Curves(low + width * np.arange(BINS + 1), every, on, energy, np.max(inners, 0))
+    every, on, energy = np.asarray([count(x) for x in data.chunks(site, layer)], np.float64).sum(0)
+    return Curves(low + width * np.arange(BINS + 1), every, on, energy)
 
 
 def thresholds_for_recall(found: Sequence[Curves], recall: float) -> list[float]:
@@ -121,12 +119,14 @@ def thresholds_for_kept(found: Sequence[Curves], kept: float, importance: Sequen
 
 
 def folded(ffn: FFN, fingerprint: str, fit: Fit, found: Curves, threshold: float) -> Layer:
-    """The deployed form: open where the score is not negative, and both products between -1 and 1."""
-    inner = MARGIN * np.maximum(found.inner, 1e-6)
+    """The deployed form: open where the score is not negative, scores between -1 and 1, columns of A at length one."""
+    length = np.maximum(np.linalg.norm(fit.a, axis=0), 1e-30)
     size = MARGIN * max(abs(found.edges[0] - threshold), abs(found.edges[-1] - threshold), 1e-6)
     half = lambda x: np.asarray(x, np.float16).astype(np.float32)
-    a, b = half(fit.a / inner), half(fit.b * inner[:, None] / size)
-    return Layer(fingerprint, fit.order.astype(np.int32), a, b, half((fit.bias - threshold) / size))
+    a, b = half(fit.a / length), half(fit.b * length[:, None] / size)
+    # Scores will be rounded, which opens gates from half a unit below zero on: the threshold is for that.
+    bias = (fit.bias - threshold) / size - fixed_point.HALF
+    return Layer(fingerprint, fit.order.astype(np.int32), a, b, half(bias))
 
 
 def counts(data: Activations, site: int, index: int, layer: Layer) -> np.ndarray:

@@ -3,19 +3,23 @@
 import jax
 import jax.numpy as jnp
 
-INPUT_BITS, INNER_BITS, SCORE_BITS = 10, 12, 8  # of the fraction of x; of x a; of a score
+# Fraction bits: of a layer's input, of x A with columns of A at length one, of B for those, of a score.
+INPUT, INNER, SECOND, SCORE = 10, 10, 12, 7
+HALF = 2.0 ** -(SCORE + 1)  # a score is rounded, so it counts as not negative from here below zero on
 
 
 def scores(x: jax.Array, a: jax.Array, b: jax.Array, bias: jax.Array) -> jax.Array:
     """x [..., width] -> integers [..., gates] from -128 to 127; a gate is open where its score is not negative.
 
-    x a and the scores are between -1 and 1, which is scaled to the whole range of their bits; what is beyond wraps.
+    Scores have to be between -1 and 1: they have eight bits, and what is beyond wraps. Rounding is to the nearest; the
+    parties' own is up or down at random, with the same mean.
     """
-    x = jnp.round(x * 2**INPUT_BITS) / 2**INPUT_BITS
-    inner = _wrapped((x @ a) * (2 ** (INNER_BITS - 1) - 1), INNER_BITS) / (2 ** (INNER_BITS - 1) - 1)
-    return _wrapped((inner @ b + bias) * (2 ** (SCORE_BITS - 1) - 1), SCORE_BITS)
+    length = jnp.maximum(jnp.linalg.norm(a, axis=0), 1e-30)
+    inner = _rounded(_rounded(x, INPUT) @ (a / length), INNER)
+    found = jnp.round((inner @ _rounded(b * length[:, None], SECOND) + bias) * 2**SCORE)
+    half = 2**SCORE
+    return (found + half) % (2 * half) - half
 
 
-def _wrapped(x: jax.Array, bits: int) -> jax.Array:
-    half = 2 ** (bits - 1)
-    return (jnp.round(x) + half) % (2 * half) - half
+def _rounded(x: jax.Array, bits: int) -> jax.Array:
+    return jnp.round(x * 2**bits) / 2**bits

@@ -54,8 +54,8 @@ def gated(graph: Graph, rules: Mapping[FFN, Rule], arrays: Mapping[FFN, Sequence
     """``graph`` with what each layer's rule makes of its hidden activations.
 
     A rule is called with x, hidden and its layer's ``arrays``. These are further inputs of the new graph, in order,
-    with an axis in front for each scan around the layer; they are given without. It returns the activations that go on, and
-    float32[noted], which are further outputs, a site each.
+    with an axis in front for each scan around the layer; they are given without. It returns the activations that go
+    on, and float32[noted], which are further outputs, a site each.
     """
     notes = {ffn: Value((noted,), np.dtype(np.float32)) for ffn in rules}
     given = {ffn: tuple(Value(tuple(a.shape), np.dtype(a.dtype)) for a in arrays[ffn]) for ffn in rules}

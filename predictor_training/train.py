@@ -32,13 +32,13 @@ SAMPLE = 32_768  # tokens that statistics and starts are computed from
 class Settings:
     """How predictors are fitted.
 
-    ``block``: neurons a gate. ``rank``: of the predictor, by default an eighth of the width. ``tokens``: a step.
+    ``block``: neurons a gate. ``rank``: of the predictor, by default an eighth of the width. ``batch``: tokens a step.
     """
 
     block: int = 1
     rank: int | None = None
     steps: int = 1000
-    tokens: int = 2048
+    batch: int = 2048
     rate: float = 2e-3
     seed: int = 0
 
@@ -135,7 +135,7 @@ def _layer(
         updates, state = optimiser.update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
-    calls = max(1, settings.tokens // data.tokens(site))
+    calls = max(1, settings.batch // data.tokens(site))
     for i in range(saved["step"], settings.steps):
         # Calls depend on the step alone, so a resumed run sees what an unbroken one would.
         chosen = np.random.default_rng((settings.seed, layer, i)).integers(0, data.calls, calls)
