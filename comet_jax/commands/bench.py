@@ -2,7 +2,8 @@
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Mapping
+from itertools import takewhile
 from typing import Annotated, Any, Literal
 
 import jax
@@ -14,6 +15,7 @@ import comet_jax as cj
 from comet_jax import cases
 from comet_jax.commands import jobs, local
 from comet_jax.commands.jobs import Job
+from comet_jax.commands.local import Place
 from comet_jax.errors import CometError
 from comet_jax.runtime.memory import keep_freed_memory
 
@@ -27,7 +29,7 @@ MEANING = {
     "kept": "part of the blocks of gated layers that were flagged",
     "capacity": "part of the blocks that there is room for",
     "overflow": "flagged blocks without a slot, which were not computed",
-    "wall_s": "seconds online, the slower party's: from shared inputs to shares of the result",
+    "wall_s": "seconds online: from when both parties have their shares of the inputs to when both have the result's",
     "offline_wall_s": "seconds of a party's own work ahead of time",
     "dealer_wall_s": "seconds of the dealer's work ahead of time",
     "plain_wall_s": "seconds of the same function in the clear, float32, compiled",
@@ -72,12 +74,12 @@ def bench(
     Console().print(table)
 
 
-def measure(job: Job, runtime: Runtime) -> dict[str, Any]:
-    """The figures of one case, as ``bench --json`` prints them."""
+def measure(job: Job, runtime: Runtime, places: Mapping[str, Place] | None = None) -> dict[str, Any]:
+    """The figures of one case, as ``bench --json`` prints them. ``places``: of roles whose processes run elsewhere."""
     if job.runs < 1:
         raise CometError(f"--runs {job.runs}: at least one run is needed to measure")
     tokens = job.case().tokens
-    found = _in_processes(job) if runtime == "processes" else _in_this_process(job, runtime)
+    found = _in_processes(job, places) if runtime == "processes" else _in_this_process(job, runtime)
     return {"case": job.job, "tokens": tokens, "ring": job.ring, "runtime": runtime, "runs": job.runs, **found}
 
 
@@ -88,21 +90,22 @@ def _in_this_process(job: Job, runtime: Runtime) -> dict[str, Any]:
     with cj.Session.devices() if runtime == "devices" else cj.Session.simulated() as session:
         figures = jobs.run_case(session, job)
     runs = [r.seconds for r in session.reports[1:]]
-    return _counts(session.reports[0].json()) | _walls(runs, runs, lambda s: s["online"]) | figures
+    return _counts(session.reports[0].json()) | _walls([r["online"] for r in runs], runs, runs) | figures
 
 
-def _in_processes(job: Job) -> dict[str, Any]:
-    with local.started(job) as roles:
+def _in_processes(job: Job, places: Mapping[str, Place] | None) -> dict[str, Any]:
+    with local.started(job, places=places) as roles:
         roles.wait()
         dealer, client = roles.report("dealer"), roles.report("client")
         reports = [roles.report(f"party{i}")["runs"] for i in (0, 1)]
     client.pop("runs")
-    parties = [[r["seconds"] for r in runs[1:]] for runs in reports]
     counts = _counts(reports[0][0])
-    # The slower party of each run. What follows the computation (hashing what was opened) belongs to it.
-    online = lambda s: s["online"] + s.get("hash", 0.0)
-    slower = [max(pair, key=online) for pair in zip(*parties)]
-    return counts | _walls(slower, [r["seconds"] for r in dealer["runs"][1:]], online) | client
+    pairs = list(zip(*(runs[1:] for runs in reports)))
+    spans = [[_online(run) for run in pair] for pair in pairs]
+    online = [max(end for _, end in pair) - max(start for start, _ in pair) for pair in spans]
+    # Of what each party does alone ahead of time, the slower one's.
+    offline = [max((run["seconds"] for run in pair), key=lambda s: s["offline"]) for pair in pairs]
+    return counts | _walls(online, offline, [r["seconds"] for r in dealer["runs"][1:]]) | client
 
 
 def _counts(run: dict[str, Any]) -> dict[str, Any]:
@@ -115,9 +118,19 @@ def _counts(run: dict[str, Any]) -> dict[str, Any]:
     return counts
 
 
-def _walls(parties: list[dict], dealer: list[dict], online: Callable[[dict], float]) -> dict[str, float]:
+def _online(run: dict[str, Any]) -> tuple[float, float]:
+    """When a party began a run's computation and when it ended: hashing what was opened belongs to it.
+
+    The party that has its material first waits for the other inside its first exchange, which is no time online.
+    """
+    seconds = run["seconds"]
+    start = run["began"] + sum(seconds[name] for name in takewhile(lambda name: name != "online", seconds))
+    return start, start + seconds["online"] + seconds["hash"]
+
+
+def _walls(online: list[float], parties: list[dict], dealer: list[dict]) -> dict[str, float]:
     return {
-        "wall_s": statistics.median(map(online, parties)),
+        "wall_s": statistics.median(online),
         "offline_wall_s": statistics.median(s["offline"] for s in parties),
         "dealer_wall_s": statistics.median(s["deal"] for s in dealer),
     }

@@ -6,8 +6,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,20 @@ COMMANDS = {
     "client": ["client"],
 }
 GRACE = 15.0  # seconds in which the others end after the first failure
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a role runs: the address at which others find it, and the words before its command that bring it there.
+
+    With ``prefix`` ("nsenter", ...) it can be a network namespace; it must see this machine's files.
+    """
+
+    address: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
+
+
+HERE = Place()
 
 
 class Roles:
@@ -67,19 +82,23 @@ class Roles:
 
 
 @contextmanager
-def started(job: Job, client: tuple[str, ...] = (), *, show_client: bool = False) -> Iterator[Roles]:
+def started(
+    job: Job, client: tuple[str, ...] = (), *, show_client: bool = False, places: Mapping[str, Place] | None = None
+) -> Iterator[Roles]:
     """Start every role for ``job``; ``client``: more options of the client's command. All have ended on leaving.
 
-    ``show_client``: the client's output goes to this process's; otherwise, like the others', to a file.
+    ``show_client``: the client's output goes to this process's; otherwise, like the others', to a file. ``places``:
+    where roles run that do not run here.
     """
+    at = {role: (places or {}).get(role, HERE) for role in COMMANDS}
     with tempfile.TemporaryDirectory(prefix="comet-jax-") as name:
         roles = Roles(Path(name))
         credentials.create(roles.folder / "keys")
-        addresses = [f"127.0.0.1:{port}" for port in _free_ports(3)]
+        ports = _free_ports(3)
         network = Network(
-            party0=addresses[0],
-            party1=addresses[1],
-            collectives=addresses[2],
+            party0=f"{at['party0'].address}:{ports[0]}",
+            party1=f"{at['party1'].address}:{ports[1]}",
+            collectives=f"{at['party0'].address}:{ports[2]}",
             keys=roles.folder / "keys",
             state=roles.folder / "state",
         )
@@ -88,7 +107,7 @@ def started(job: Job, client: tuple[str, ...] = (), *, show_client: bool = False
             for role, command in COMMANDS.items():
                 report = ["--report", str(roles.folder / f"{role}.json")]
                 more = client if role == "client" else ()
-                call = [sys.executable, "-m", "comet_jax.cli", *command, *options, *report, *more]
+                call = [*at[role].prefix, sys.executable, "-m", "comet_jax.cli", *command, *options, *report, *more]
                 if role == "client" and show_client:
                     roles.processes[role] = subprocess.Popen(call)
                     continue
@@ -102,7 +121,7 @@ def started(job: Job, client: tuple[str, ...] = (), *, show_client: bool = False
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
+    """Ports that nobody listens on here now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [s.getsockname()[1] for s in sockets]
     for s in sockets:

@@ -134,7 +134,7 @@ class Connected(Session):
             worker, stock = self._worker(plan, inputs, envs)
             clock("load")
             shares = worker.run(self._next(stock), inputs, envs.get(self.role), clock)
-        self._report(plan, seconds, worker.flags)
+        self._report(plan, clock, worker.flags)
         return plan.results(self, shares, envs)
 
     def _worker(self, plan: Plan, inputs: list[Any], envs) -> tuple[Worker, Stock]:

@@ -23,12 +23,11 @@ class IdealSession(Session):
     """Made by ``Session.ideal``. Every role is in this process; "shares" are the values themselves."""
 
     def run(self, plan: Plan, inputs: list[Any]) -> list[Any]:
-        seconds: dict[str, float] = {}
+        clock = Clock({})
         with jax.enable_x64(True):
             envs = environments(plan, inputs, self.order_key(plan))
             outputs: list[Any] = []
             if plan.program.outputs:
-                clock = Clock(seconds)
                 elements = []
                 for i, e in enumerate(plan.lowered.encodings):
                     elements.append(
@@ -37,7 +36,7 @@ class IdealSession(Session):
                 clock("share")
                 outputs = [np.asarray(x) for x in plan.ideal(chacha.new_key(), elements)]
                 clock("ideal")
-        self._report(plan, seconds, [])
+        self._report(plan, clock, [])
         return plan.results(self, outputs, envs)
 
     def seal(self, secret: Secret, policy: Policy) -> Secret:

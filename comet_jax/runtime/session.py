@@ -62,6 +62,7 @@ class Report:
 
     ``flags``: what gates showed to the parties, in processes that play one. ``renewal_bytes``: what the owner and the
     parties send ahead of the run to share weights afresh, beside the dealer's ``offline_bytes``.
+    ``began``: when, on a clock that processes of one machine share. ``seconds``: of one step after the other from then.
     """
 
     rounds: int
@@ -70,6 +71,7 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     flags: list[Flags] = field(default_factory=list)
     renewal_bytes: int = 0
+    began: float = 0.0
 
     def json(self) -> dict[str, Any]:
         """What JSON holds of it: of flags, how many there were and what was cut."""
@@ -126,10 +128,10 @@ class Session:
         """What this process's owners permute by in the next run of ``plan``: one for all, where none is renewed."""
         return self.key if not plan.renewed else sha256(self.key + len(self.reports).to_bytes(8)).digest()
 
-    def _report(self, plan: Plan, seconds: dict[str, float], flags: list[Flags]) -> None:
+    def _report(self, plan: Plan, clock: "Clock", flags: list[Flags]) -> None:
         p = plan.program
         counts = p.round_count, p.online_bytes, p.offline_bytes
-        self.reports.append(Report(*counts, seconds, flags, plan.renewal_bytes))
+        self.reports.append(Report(*counts, clock.into, flags, plan.renewal_bytes, clock.began))
 
     def run(self, plan: Plan, inputs: list[Any]) -> list[Any]:
         """Run ``plan`` on the graph's inputs (secrets and public arrays); the graph's outputs."""
@@ -227,7 +229,7 @@ class LocalSession(Session):
             mark("online")
             flags = disclosed(program, self.layout.local(transcript, 0)) if plan.lowered.proof.disclosed else []
         self.transcript = transcript
-        self._report(plan, seconds, flags)
+        self._report(plan, mark, flags)
         return plan.results(self, outputs, envs)
 
     def _material(self, plan: Plan, loaded: _Loaded, mark: "Clock") -> Any:
@@ -302,7 +304,8 @@ class Clock:
     """Seconds between marks."""
 
     def __init__(self, into: dict[str, float]):
-        self.into, self.at = into, time.perf_counter()
+        self.into, self.began = into, time.perf_counter()
+        self.at = self.began
 
     def __call__(self, name: str) -> None:
         now = time.perf_counter()
