@@ -9,7 +9,8 @@
 4. Multiply.
 
 Scores must lie between -16 and 15 levels (-61 to 58 nats at least), and a row's spread within 28 levels. Beyond, they
-alias.
+alias. Where 32 levels of 4 nats are more than the whole ring (of scores that a constant has made small), they are the
+ring: half of it, which is what scores may fill, is 16 levels.
 """
 
 import math
@@ -34,15 +35,15 @@ TOP = 27  # the level where the maximum is put
 DEALT, PUBLIC = 22, 14  # scales of the exponential's two factors
 
 
-def _level_bits(scale: float) -> int:
+def _level_bits(scale: float, ring: int) -> int:
     # A touch less than the ceiling: a scale that misses a power of two by rounding stays at four nats.
-    return math.ceil(math.log2(4 * scale) - 0.06)
+    return min(math.ceil(math.log2(4 * scale) - 0.06), ring - LEVEL_BITS)
 
 
 def softmax(b: Builder, s: Var, *, scale: float, where: Where | None, ring: int, fraction: int) -> tuple[Var, float]:
     """[softmax(s)] in Z_2^ring and its scale, 2^fraction. Elements outside ``where`` get zero and cost nothing."""
     t = s.shape[-1]
-    level_bits = _level_bits(scale)
+    level_bits = _level_bits(scale, s.bits)
     if level_bits < LOW:
         s = b.emit(Scale(Table(np.array(1 << LOW - level_bits, np.int64))), s)
         scale, level_bits = scale * 2.0 ** (LOW - level_bits), LOW

@@ -93,6 +93,14 @@ def test_softmax_of_coarse_scores():
     _check_softmax(y, _softmax(x), 32)
 
 
+@pytest.mark.parametrize("scale", [2.0**26, 2.0**27, 100 * 2.0**24])
+def test_softmax_of_scores_that_a_constant_has_made_small(scale):
+    """Their scale leaves no ring for levels of four nats; they may fill half of it."""
+    x = _rows(7) * (2.0**24 / scale)
+    y = softmax_gadget(x.shape, 32, scale=scale)(x)
+    _check_softmax(y, _softmax(x), 32)
+
+
 @pytest.mark.parametrize("ring", RINGS)
 @pytest.mark.parametrize(("centre", "d"), [(True, 64), (False, 64), (True, 5), (False, 768)])
 def test_normalise(centre, d, ring):

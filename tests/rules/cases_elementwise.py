@@ -76,6 +76,7 @@ COMPOSED = [
         rings=(32,),
     ),
     Case("silu of an eighth", lambda x: jax.nn.silu(x / 8), (SPREAD,), approximation=1e-3, rings=(32,)),
+    Case("softmax of an eighth", lambda x: jax.nn.softmax(x / 8), (SCORES,), approximation=1e-3, rings=(32,)),
     Case("softmax over columns", lambda x: jax.nn.softmax(x, axis=0), (SCORES,), approximation=1e-3, rings=(64,)),
     Case("softmax of some", lambda x: jax.nn.softmax(x, where=SOME), (SCORES,), approximation=1e-3, rings=(32,)),
     Case("small roots", lambda x: jnp.sqrt(x), (ROOTS,), steps=0, approximation=3e-4, rings=(32,)),
