@@ -100,6 +100,8 @@ GROUPS: dict[str, list[Sample]] = {
         Sample("mish", "jax.nn.mish(x)", jax.nn.mish),
         Sample("softplus", "jax.nn.softplus(x)", jax.nn.softplus),
         Sample("softmax", "jax.nn.softmax(x), rows of 16", jax.nn.softmax, GRID),
+        Sample("log_softmax", "jax.nn.log_softmax(x), rows of 16", jax.nn.log_softmax, GRID),
+        Sample("logsumexp", "jax.nn.logsumexp(x, -1), rows of 16", lambda x: jax.nn.logsumexp(x, -1), GRID),
         Sample(
             "layer_norm_core",
             "nn.LayerNorm(), rows of 16",

@@ -7,8 +7,9 @@ its value becomes a parameter of the fused node (the epsilon of a normalisation)
 Source of the idea: the graph patterns of kfac-jax.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -30,7 +31,8 @@ class Pattern:
     ``reference(x, *masks, *vectors)``: x of the result's shape, ``masks`` booleans of that shape, and ``vectors``
     arguments of shape (d,), d its last axis. ``core``: the function of x and masks that the fused node stands for.
     ``finish(core, *vectors)``: what the reference does with the core's result, if anything. ``scalar``: the parameter
-    that ``ANY`` stands for. ``params``: further parameters of the fused node and of its core, as pairs.
+    that ``ANY`` stands for. ``params``: further parameters of the fused node and of its core, as pairs. ``lost``: the
+    axis of x, counted from the end, that the result has not, or has with one element; None if its shape is x's.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Pattern:
     scalar: str | None = None
     masks: int = 0
     params: tuple[tuple[str, Any], ...] = ()
+    lost: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,18 +56,23 @@ def fuse(graph: Graph, patterns: Sequence[Pattern]) -> Graph:
     """``graph`` with every match replaced by a fused node, larger patterns first, in loops and branches too."""
     nodes = tuple(node.with_graphs(lambda inner: fuse(inner, patterns)) for node in graph.nodes)
     graph = without_repeats(replace(graph, nodes=nodes))
-    traced: dict[tuple, Graph | None] = {}
     for pattern in sorted(patterns, key=lambda p: -_size(p)):
-        graph = _fuse_one(graph, pattern, traced)
+        graph = _fuse_one(graph, pattern)
     return graph.pruned()
 
 
+def _sample(pattern: Pattern) -> Graph | None:
+    return _trace(pattern, (2, 2, 2, 3), np.dtype(np.float32))
+
+
 def _size(pattern: Pattern) -> int:
-    found = _trace(pattern, (2, 3), np.dtype(np.float32))
+    found = _sample(pattern)
     return len(found.nodes) if found else 0
 
 
+@lru_cache(maxsize=4096)
 def _trace(pattern: Pattern, shape: tuple[int, ...], dtype: np.dtype) -> Graph | None:
+    """The reference, for x of ``shape``."""
     x = jax.ShapeDtypeStruct(shape, dtype)
     vectors = [jax.ShapeDtypeStruct(shape[-1:], dtype)] * pattern.vectors
     masks = [jax.ShapeDtypeStruct(shape, np.dtype(bool))] * pattern.masks
@@ -74,33 +82,60 @@ def _trace(pattern: Pattern, shape: tuple[int, ...], dtype: np.dtype) -> Graph |
         return None  # the reference does not take such an array, so it is not what made it
 
 
-def _fuse_one(graph: Graph, pattern: Pattern, traced: dict[tuple, Graph | None]) -> Graph:
-    producers = graph.producers
+def _fuse_one(graph: Graph, pattern: Pattern) -> Graph:
+    producers, shapes = graph.producers, _shapes(graph)
     renamed: dict[Value, Value] = {}
     nodes: list[Node] = []
     for node in graph.nodes:
         node = replace(node, inputs=tuple(renamed.get(v, v) for v in node.inputs))
-        out = node.outputs[0] if node.outputs else None
-        if out is not None and out.shape and out.dtype.kind in "fV":
-            key = (pattern, out.shape, out.dtype)
-            if key not in traced:
-                traced[key] = _trace(pattern, out.shape, out.dtype)
-            reference = traced[key]
-            found = _match(reference, producers, node) if reference and reference.nodes else None
-            if found:
-                new = _replacement(pattern, found, node)
-                renamed[out] = new[-1].outputs[0]
-                nodes.extend(new)
-                producers = {**producers, **{v: n for n in new for v in n.outputs}}
-                continue
+        found = _find(pattern, producers, node, shapes)
+        if found:
+            new = _replacement(pattern, found, node)
+            renamed[node.outputs[0]] = new[-1].outputs[0]
+            nodes.extend(new)
+            producers = {**producers, **{v: n for n in new for v in n.outputs}}
+            continue
         nodes.append(node)
         producers = {**producers, **dict.fromkeys(node.outputs, node)} if renamed else producers
     return replace(graph, nodes=tuple(nodes), outputs=tuple(renamed.get(v, v) for v in graph.outputs))
 
 
-def _match(reference: Graph, producers: dict[Value, Node], node: Node) -> _Match | None:
-    if reference.producers[reference.outputs[0]].op != node.op:
+def _shapes(graph: Graph) -> tuple[tuple[int, ...], ...]:
+    """The shapes that values have."""
+    every = (*graph.inputs, *(v for node in graph.nodes for v in node.outputs))
+    return tuple(dict.fromkeys(v.shape for v in every))
+
+
+def _find(pattern: Pattern, producers: dict[Value, Node], node: Node, shapes: Iterable[tuple]) -> _Match | None:
+    """The match whose result ``node`` makes."""
+    sample, out = _sample(pattern), node.outputs[0] if node.outputs else None
+    if out is None or out.dtype.kind not in "fV" or not sample or _last(sample).op != node.op:
         return None
+    if pattern.lost is None:
+        shapes = (out.shape,) if out.shape else ()
+    else:
+        shapes = (s for s in shapes if len(s) >= -pattern.lost and out.shape in _without(s, pattern.lost))
+    for shape in shapes:
+        reference = _trace(pattern, shape, out.dtype)
+        if reference and reference.nodes and reference.outputs[0].shape == out.shape:
+            found = _match(reference, producers, node)
+            if found:
+                return found
+    return None
+
+
+def _last(reference: Graph) -> Node:
+    """What makes its result."""
+    return reference.producers[reference.outputs[0]]
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """``shape`` without an axis that is counted from the end, and with one element there."""
+    before, after = shape[:axis], shape[len(shape) + axis + 1 :]
+    return (*before, *after), (*before, 1, *after)
+
+
+def _match(reference: Graph, producers: dict[Value, Node], node: Node) -> _Match | None:
     for binding in _unify(reference, producers, reference.outputs[0], node.outputs[0], {}):
         if all(v in binding for v in reference.inputs):
             scalar = binding.get(_SCALAR)
@@ -176,7 +211,9 @@ def _replacement(pattern: Pattern, found: _Match, node: Node) -> list[Node]:
     params = dict(pattern.params)
     if pattern.scalar is not None:
         params[pattern.scalar] = found.scalar
-    out = Value(node.outputs[0].shape, node.outputs[0].dtype)
+    spec = lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype)
+    made = jax.eval_shape(lambda *arrays: pattern.core(*arrays, **params), *map(spec, given))
+    out = Value(made.shape, node.outputs[0].dtype)
     core = Node(
         pattern.name,
         params,
@@ -188,7 +225,6 @@ def _replacement(pattern: Pattern, found: _Match, node: Node) -> list[Node]:
     )
     if pattern.finish is None:
         return [core]
-    spec = lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype)
     rest = flatten(lambda *a: [pattern.finish(*a)], spec(out), *map(spec, vectors))  # type: ignore[misc]
     env: dict[Value, Value] = dict(zip(rest.inputs, (out, *vectors)))
     new = [core]

@@ -23,7 +23,7 @@ def fuse(graph: Graph) -> Graph:
 @cache
 def patterns() -> tuple[Pattern, ...]:
     """Every pattern."""
-    return (*_softmax(), *_activations(), *_layer_norm(), *_rms_norm())
+    return (*_softmax(), *_log_softmax(), *_log_sum_exp(), *_activations(), *_layer_norm(), *_rms_norm())
 
 
 def _softmax() -> list[Pattern]:
@@ -42,6 +42,59 @@ def _softmax() -> list[Pattern]:
         *(Pattern("softmax", way, jax.nn.softmax) for way in ways),
         *(Pattern("softmax", along(axis), jax.nn.softmax, params=(("axis", axis),)) for axis in (-2, -3, -4)),
         Pattern("softmax", of_some, of_some, masks=1),
+    ]
+
+
+def _log_softmax() -> list[Pattern]:
+    def by_hand(stop: Callable) -> Callable:
+        def reference(x):
+            shifted = x - stop(x.max(-1, keepdims=True))
+            return shifted - jnp.log(jnp.exp(shifted).sum(-1, keepdims=True))
+
+        return reference
+
+    ways = [
+        jax.nn.log_softmax,
+        by_hand(lambda m: m),
+        by_hand(jax.lax.stop_gradient),
+        lambda x: jnp.log(jax.nn.softmax(x)),
+    ]
+    along = lambda axis: lambda x: jax.nn.log_softmax(x, axis=axis)
+    of_some = lambda x, keep: jax.nn.log_softmax(x, where=keep)
+    return [
+        *(Pattern("log_softmax", way, jax.nn.log_softmax) for way in ways),
+        *(Pattern("log_softmax", along(axis), jax.nn.log_softmax, params=(("axis", axis),)) for axis in (-2, -3, -4)),
+        Pattern("log_softmax", of_some, of_some, masks=1),
+    ]
+
+
+def _log_sum_exp() -> list[Pattern]:
+    def by_hand(x, axis, keepdims):
+        log = jnp.log(jnp.exp(x - x.max(axis, keepdims=True)).sum(axis, keepdims=keepdims))
+        return x.max(axis, keepdims=keepdims) + log
+
+    def by_hand_squeezed(x, axis, keepdims):
+        m = x.max(axis, keepdims=True)
+        return jnp.squeeze(m, axis) + jnp.log(jnp.exp(x - m).sum(axis))
+
+    ways = [
+        lambda x, axis, keepdims: jax.nn.logsumexp(x, axis=axis, keepdims=keepdims),
+        by_hand,
+        lambda x, axis, keepdims: jnp.log(jnp.exp(x).sum(axis, keepdims=keepdims)),
+    ]
+    core = lambda x, axis=-1: jax.nn.logsumexp(x, axis=axis)
+
+    def make(way: Callable, axis: int, keepdims: bool) -> Pattern:
+        finish = (lambda log: jnp.expand_dims(log, axis)) if keepdims else None
+        params = () if axis == -1 else (("axis", axis),)
+        reference = lambda x: way(x, axis, keepdims)
+        return Pattern("logsumexp", reference, core, finish=finish, params=params, lost=axis)
+
+    of_some = lambda x, keep: jax.nn.logsumexp(x, axis=-1, where=keep)
+    return [
+        *(make(way, axis, keepdims) for way in ways for axis in (-1, -2, -3) for keepdims in (False, True)),
+        make(by_hand_squeezed, -1, False),
+        Pattern("logsumexp", of_some, of_some, masks=1, lost=-1),
     ]
 
 

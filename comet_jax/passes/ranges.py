@@ -20,7 +20,7 @@ from comet_jax.rules.arithmetic import MINUS_INFINITY
 SAME_SCALE = {
     *("add", "add_any", "sub", "neg", "mul", "div", "reduce_sum", "select_n", "copy", "convert_element_type", "gather"),
     *("reshape", "squeeze", "transpose", "broadcast_in_dim", "slice", "split", "rev", "pad", "concatenate", "stack"),
-    *("unstack", "dynamic_slice", "optimization_barrier", "reduce_precision"),
+    *("unstack", "dynamic_slice", "optimization_barrier", "reduce_precision", "log_softmax"),
 }
 
 

@@ -230,6 +230,8 @@ def choose_public(s: Scope, no: Term, yes: Term, second: np.ndarray, *, boolean:
 
 
 def _choose(s: Scope, x: Joint, keep: np.ndarray) -> Joint:
+    if x.masked and not (keep & ~x.masked.where.mask).any():  # no minus infinity is kept
+        x = x.masked.base
     return s.result(x.shape, lambda: Scaled(s.scale_by(x.raw.var, keep.astype(np.int64)), x.raw.scale), range=x.range)
 
 

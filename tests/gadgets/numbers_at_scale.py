@@ -8,7 +8,7 @@ import numpy as np
 
 from comet_jax.gadgets.activations import PARITY, SMOOTH, relu, smooth
 from comet_jax.gadgets.normalise import normalise
-from comet_jax.gadgets.softmax import softmax
+from comet_jax.gadgets.softmax import log_sum_exp, softmax
 from comet_jax.interpreters.ideal import Drawn, ideal
 from comet_jax.ir.program import Builder, Program, Var
 from comet_jax.policy import NUMBERS
@@ -64,6 +64,13 @@ def softmax_gadget(shape, ring: int, where: Where | None = None, scale: float | 
     scale = scale or 2.0 ** NUMBERS[ring].raw
     fraction = NUMBERS[ring].probability
     make = lambda b, x: softmax(b, x, scale=scale, where=where, ring=ring, fraction=fraction)
+    return Gadget(make, shape, ring, scale)
+
+
+def log_sum_exp_gadget(shape, ring: int, where: Where | None = None, scale: float | None = None) -> Gadget:
+    scale = scale or 2.0 ** NUMBERS[ring].raw
+    unit = 2.0 ** (NUMBERS[ring].raw - 1)
+    make = lambda b, x: (log_sum_exp(b, x, scale=scale, where=where, ring=ring, unit=unit), unit)
     return Gadget(make, shape, ring, scale)
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from numbers_at_scale import Gadget, norm_gadget, relu_gadget, smooth_gadget, softmax_gadget
+from numbers_at_scale import Gadget, log_sum_exp_gadget, norm_gadget, relu_gadget, smooth_gadget, softmax_gadget
 
 from comet_jax.gadgets.activations import SMOOTH
 from comet_jax.gadgets.inverse import inverse
@@ -99,6 +99,40 @@ def test_softmax_of_scores_that_a_constant_has_made_small(scale):
     x = _rows(7) * (2.0**24 / scale)
     y = softmax_gadget(x.shape, 32, scale=scale)(x)
     _check_softmax(y, _softmax(x), 32)
+
+
+def _log_sum_exp(x: np.ndarray) -> np.ndarray:
+    most = x.max(-1, keepdims=True)
+    return (np.log(np.exp(x - most).sum(-1, keepdims=True)) + most)[..., 0]
+
+
+@pytest.mark.parametrize("ring", RINGS)
+@pytest.mark.parametrize("t", [1, 7, 64])
+def test_log_sum_exp(t, ring):
+    """A step of the opened scores, and the logarithm's own error. Several masks a row: they round differently."""
+    x = np.tile(_rows(t) if t > 2 else np.linspace(-63, 59.9, 40)[:, None], (8, 1))
+    error = np.abs(log_sum_exp_gadget(x.shape, ring)(x) - _log_sum_exp(x))
+    assert error.max() < (2.0**-12 if ring == 32 else 2.0**-14) + 1e-4
+    assert error.mean() < (1e-4 if ring == 32 else 4e-5)
+
+
+@pytest.mark.parametrize(
+    ("ring", "scale"), [(32, 2.0**9), (32, 2.0**27), (32, 100 * 2.0**24), (32, 3 * 2.0**22), (64, 3 * 2.0**34)]
+)
+def test_log_sum_exp_at_other_scales(ring, scale):
+    """Coarse scores, those that a constant has made small, and levels of six nats."""
+    x = np.rint(_rows(7) * min(1.0, 2.0**24 / scale if ring == 32 else 1.0) * scale) / scale
+    error = np.abs(log_sum_exp_gadget(x.shape, ring, scale=scale)(x) - _log_sum_exp(x))
+    assert error.max() < (1.5 * 2.0**-12 if ring == 32 else 1.5 * 2.0**-14) + 1e-4
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_log_sum_exp_of_some(ring):
+    x = np.random.default_rng(0).normal(0, 3, (9, 9))
+    keep = np.tril(np.ones((9, 9), bool))
+    exact = _log_sum_exp(np.where(keep, x, -np.inf))
+    x[~keep] = 60.0
+    assert np.abs(log_sum_exp_gadget(x.shape, ring, Where(keep))(x) - exact).max() < 2.0**-12 + 1e-4
 
 
 @pytest.mark.parametrize("ring", RINGS)

@@ -1,7 +1,7 @@
 """What an element costs at 32 bits: bytes of one party, rounds, and bytes from the dealer."""
 
 import pytest
-from numbers_at_scale import norm_gadget, relu_gadget, smooth_gadget, softmax_gadget
+from numbers_at_scale import log_sum_exp_gadget, norm_gadget, relu_gadget, smooth_gadget, softmax_gadget
 
 ELEMENTS = (64, 64)
 COUNT = 64 * 64
@@ -26,6 +26,11 @@ def test_smooth_activations(name):
 def test_softmax_of_64():
     online, rounds, dealt = _cost(softmax_gadget(ELEMENTS, 32))
     assert (online <= 7, rounds, dealt <= 320) == (True, 6, True)
+
+
+def test_log_sum_exp_of_64():
+    online, rounds, dealt = _cost(log_sum_exp_gadget(ELEMENTS, 32))
+    assert (online <= 3.5, rounds, dealt <= 325) == (True, 5, True)
 
 
 @pytest.mark.parametrize(("centre", "rounds"), [(False, 4), (True, 5)])

@@ -47,6 +47,14 @@ WAYS = {
         lambda x: jnp.exp(x - x.max(-1, keepdims=True)) / jnp.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True),
         lambda x: jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True),
     ],
+    "log_softmax": [
+        jax.nn.log_softmax,
+        nn.log_softmax,
+        nnx.log_softmax,
+        lambda x: jax.nn.log_softmax(x, axis=1),
+        lambda x: jnp.log(nn.softmax(x)),
+        lambda x: x - x.max(-1, keepdims=True) - jnp.log(jnp.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)),
+    ],
     "gelu_tanh": [
         nn.gelu,
         nnx.gelu,
@@ -61,6 +69,37 @@ WAYS = {
     "silu": [nn.silu, nnx.silu, jax.nn.swish, lambda x: x * nn.sigmoid(x), lambda x: x / (1 + jnp.exp(-x))],
     "relu": [nn.relu, nnx.relu, jax.nn.relu, jax.jit(jax.nn.relu)],
 }
+
+
+SUMS = [
+    lambda x: jax.nn.logsumexp(x, axis=-1),
+    lambda x: jax.nn.logsumexp(x, axis=0),
+    lambda x: jax.nn.logsumexp(x, axis=1, keepdims=True),
+    lambda x: jax.nn.logsumexp(x, axis=0, keepdims=True),
+    lambda x: jax.scipy.special.logsumexp(x, axis=-1),
+    lambda x: nnx.logsumexp(x, axis=-1),
+    lambda x: nn.logsumexp(x[0]),
+    lambda x: jnp.log(jnp.exp(x).sum(-1)),
+    lambda x: x.max(-1) + jnp.log(jnp.exp(x - x.max(-1, keepdims=True)).sum(-1)),
+    lambda x: jnp.squeeze(x.max(-1, keepdims=True), -1) + jnp.log(jnp.exp(x - x.max(-1, keepdims=True)).sum(-1)),
+    lambda x: jnp.log(jnp.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) + x.max(-1, keepdims=True),
+]
+
+
+@pytest.mark.parametrize("way", range(len(SUMS)))
+def test_functions_that_lose_an_axis(way):
+    graph = fused(SUMS[way])
+    assert [n.op for n in graph.nodes if n.reference] == ["logsumexp"]
+    assert {n.op for n in graph.nodes} <= {
+        "logsumexp",
+        "broadcast_in_dim",
+        "reshape",
+        "slice",
+        "squeeze",
+        "stop_gradient",
+    }
+    x = np.random.default_rng(0).normal(size=X.shape).astype(X.dtype)
+    np.testing.assert_allclose(graph.evaluate(x)[0], SUMS[way](x), rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize(("name", "way"), [(n, i) for n, ways in WAYS.items() for i in range(len(ways))])
@@ -117,6 +156,9 @@ def test_inside_a_scan():
         lambda x: jax.nn.softmax(x, axis=(0, 1)),
         lambda x: jnp.exp(x - x.max()) / jnp.exp(x - x.max()).sum(),
         lambda x: jnp.exp(x) / jnp.exp(x + 1).sum(-1, keepdims=True),
+        lambda x: jnp.log(jnp.exp(x).sum(-1) + 1),
+        lambda x: jnp.log(jnp.exp(x).sum()),
+        lambda x: jnp.log(jnp.exp2(x).sum(-1)),
         lambda x: jnp.exp(x) / (jnp.exp(x).sum(-1, keepdims=True) + 1),
         lambda x: 0.5 * x * (1 + jnp.tanh(float(ROOT) * (x + 0.05 * x**3))),
         lambda x: 0.4 * x * (1 + lax.erf(x / np.sqrt(2))),

@@ -82,7 +82,39 @@ COMPOSED = [
     Case("small roots", lambda x: jnp.sqrt(x), (ROOTS,), steps=0, approximation=3e-4, rings=(32,)),
 ]
 
+LOGS = [
+    Case("log_softmax", lambda x: (jax.nn.log_softmax(x), jnp.log(jax.nn.softmax(x))), (SCORES,), approximation=4e-4),
+    Case(
+        "log_softmax over columns", lambda x: jax.nn.log_softmax(x, axis=0), (SCORES,), approximation=4e-4, rings=(64,)
+    ),
+    Case(
+        "log_softmax of small and coarse scores",
+        lambda x: (jax.nn.log_softmax(x / 100), jax.nn.log_softmax((x > 0) * 1.0)),
+        (SCORES,),
+        approximation=4e-4,
+        rings=(32,),
+    ),
+    Case(
+        "log_softmax of some",
+        lambda x: jnp.where(SOME, jax.nn.log_softmax(x, where=SOME), 0.0),
+        (SCORES,),
+        approximation=4e-4,
+        rings=(64,),
+    ),
+    Case(
+        "logsumexp",
+        lambda x: (
+            jax.nn.logsumexp(x, -1, keepdims=True),
+            jax.nn.logsumexp(x, -1, where=SOME),
+            x - jnp.log(jnp.exp(x).sum(0)),
+        ),
+        (SCORES,),
+        approximation=4e-4,
+    ),
+]
+
 ELEMENTWISE = {
+    "logarithms of sums": LOGS,
     "composed": COMPOSED,
     "saturating": SATURATING,
     "exponentials": EXPONENTIALS,
