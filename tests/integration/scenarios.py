@@ -8,6 +8,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import sockets
+from gates import exact
 
 import comet_jax as cj
 
@@ -76,6 +77,21 @@ def transcendental(session) -> dict:
     }
     x = cj.seal(shared(session, "client", prompt()))
     return cj.reveal(cj.private(lambda x: {name: f(x) for name, f in functions.items()})(x), to="client")
+
+
+def gated(session) -> dict:
+    """A scan of layers behind gates of both kinds, two runs each; others than the owner hold a manifest."""
+    layers = weights()["layers"]
+    predictor = exact("layers/in", layers["in"])
+    if not session.holds("model"):
+        predictor = cj.Predictor(predictor.sites)
+    results = {}
+    for reveals in ("flags", "nothing"):
+        private = cj.private(network, policy=cj.Policy(gates=(cj.Gate(predictor=predictor, reveals=reveals),)))
+        held = shared(session, "model", weights())
+        runs = [private(held, shared(session, "client", prompt(i))) for i in range(2)]
+        results[reveals] = [cj.reveal(y, to="client") for y in runs]
+    return {**results, "shown": [[f.flags.tolist() for f in r.flags] for r in session.reports]}
 
 
 def counted(session) -> dict:

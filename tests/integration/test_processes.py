@@ -34,6 +34,24 @@ def test_five_processes_compute_what_plain_jax_does_and_only_the_client_learns_i
         assert leaves == [None] * 6
 
 
+def test_gates_in_five_processes(fleet):
+    """Parties see the same flags, in an order of the owner's; results are those of the dense network."""
+    five = fleet("gated")
+    assert five.wait() == dict.fromkeys(five.roles, 0), [five.errors(role) for role in five.roles]
+    found = five.result("client")
+    for reveals in ("flags", "nothing"):
+        for run, result in enumerate(found[reveals]):
+            expected = scenarios.network(scenarios.weights(), scenarios.prompt(run))
+            np.testing.assert_allclose(result, expected, atol=5e-3, rtol=0)
+    shown = five.result("party0")["shown"]
+    assert shown == five.result("party1")["shown"]
+    assert [np.shape(run) for run in shown] == [(1, 2, 3, 4)] * 2 + [(1, 2, 1, 8)] * 2
+    for run in shown[2:]:
+        assert np.sum(run, -1).tolist() == [[[4], [4]]]
+    for role in ("client", "model", "dealer"):
+        assert five.result(role)["shown"] == [[]] * 4
+
+
 def test_what_compilers_do_to_floating_point_does_not_matter(fleet):
     """Parties that compile for speed and for exactness, with and without threads, get the same bits."""
     keys = {role: {"FIXED_KEYS": role} for role in ("dealer", "party0", "party1", "client", "model")}
