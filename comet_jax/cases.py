@@ -17,7 +17,7 @@ import numpy as np
 from comet_jax.errors import CometError
 from comet_jax.models import byte_lm
 from comet_jax.models.ranges import bundled
-from comet_jax.policy import Gate, Policy
+from comet_jax.policy import Gate, Policy, Reveals
 from comet_jax.predictors import Layer, Predictor, Site
 from comet_jax.predictors.artifact import fingerprint
 
@@ -187,16 +187,19 @@ GATED = {"ffn": "x", "ffn1b": "x", "layer": "norm", "opt125m": "norm"}
 """Cases that can be gated: what the feed-forward layer takes, standard normal numbers or a layer norm's result."""
 
 
-def gated(case: Case, capacity: float, block: int = 1) -> Case:
-    """``case`` with sparse feed-forward layers, and gates of ``capacity`` on them that reveal their flags.
+def gated(case: Case, capacity: float, block: int = 1, reveals: Reveals = "flags") -> Case:
+    """``case`` with sparse feed-forward layers, and gates of ``capacity`` on them.
 
     Random weights are not sparse, so the first weight and its bias are drawn anew: of low rank, d/8, with a tenth more
     noise in blocks of several neurons, so that a predictor of that rank knows which blocks are active, about two in
-    three of those that there is room for. Shapes, and so all costs, are the case's own. Raises ``CometError`` for a
-    case without gates.
+    three of those that there is room for. Shapes, and so all costs, are the case's own. The bundled
+    language model keeps its weights, and has the predictor that was trained for them. Raises ``CometError`` for a case
+    without gates.
     """
+    if case.name == "byte_lm" and block == byte_lm.predictor(owner=False).sites[0].block:
+        return _with_gate(case, case.weights, byte_lm.predictor(), reveals, capacity)
     if case.name not in GATED:
-        raise CometError(f"{case.name} has no layer to gate: {', '.join(GATED)} have")
+        raise CometError(f"{case.name} has no layers to gate in blocks of {block}: {', '.join(GATED)} have")
     r = _generator(f"{case.name} gated")
     w = dict(case.weights)
     stacked = w["w1"].ndim == 3
@@ -223,8 +226,12 @@ def gated(case: Case, capacity: float, block: int = 1) -> Case:
     site = Site("w1", "relu", d, h, count, block, rank, capacity)
     order = np.arange(h, dtype=np.int32)
     made = tuple(Layer(fingerprint(up), order, a, b, bias) for up, (a, b, bias, _) in zip(ups, layers))
-    gate = Gate(predictor=Predictor((site,), {"w1": made}), reveals="flags")
-    return replace(case, weights=w, policy=lambda ring: replace(case.policy(ring), gates=(gate,)))
+    return _with_gate(case, w, Predictor((site,), {"w1": made}), reveals, capacity)
+
+
+def _with_gate(case: Case, weights: Any, predictor: Predictor, reveals: Reveals, capacity: float) -> Case:
+    gate = Gate(predictor=predictor, reveals=reveals, capacity=capacity)
+    return replace(case, weights=weights, policy=lambda ring: replace(case.policy(ring), gates=(gate,)))
 
 
 def make(name: str, tokens: int | None = None) -> Case:

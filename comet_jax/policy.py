@@ -102,6 +102,10 @@ NUMBERS = {
 }
 
 
+Reveals = Literal["flags", "nothing"]
+REVEALS: tuple[Reveals, ...] = ("flags", "nothing")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gate:
     """Feed-forward layers of which only the neurons that a predictor asks for are computed.
@@ -120,7 +124,7 @@ class Gate:
     """
 
     predictor: Predictor
-    reveals: Literal["flags", "nothing"]
+    reveals: Reveals
     site: str = ""
     capacity: float | None = None
 
@@ -130,9 +134,6 @@ class Gate:
         if self.capacity is not None and not 0 < self.capacity <= 1:
             raise ValueError(f"a gate's capacity is above 0 and at most 1, not {self.capacity}")
         re.compile(self.site)
-
-
-REVEALS = ("flags", "nothing")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from comet_jax.commands import jobs, local
 from comet_jax.commands.jobs import Job
 from comet_jax.commands.local import Place
 from comet_jax.errors import CometError
+from comet_jax.policy import Reveals
 from comet_jax.runtime.memory import keep_freed_memory
 
 CaseName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(cases.CASES) + "}")]
@@ -26,6 +27,7 @@ MEANING = {
     "rounds": "rounds of communication",
     "online_bytes": "bytes sent by one party (both send the same)",
     "offline_bytes": "bytes sent by the dealer, ahead of time",
+    "renewal_bytes": "bytes that sharing weights afresh takes, ahead of time",
     "kept": "part of the blocks of gated layers that were flagged",
     "capacity": "part of the blocks that there is room for",
     "overflow": "flagged blocks without a slot, which were not computed",
@@ -47,6 +49,7 @@ def bench(
     runs: int = 5,
     gate: float | None = None,
     block: int = 1,
+    reveals: Reveals = "flags",
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Run a case and report bytes, rounds, seconds (medians) and error.
@@ -57,13 +60,16 @@ def bench(
         ring: bits of the ring.
         runtime: both parties on one device, on two devices of this process, or all roles as processes.
         runs: timed runs, after one that compiles.
-        gate: gate the feed-forward layers, with room for this part of their blocks; both parties see the flags.
+        gate: gate the feed-forward layers, with room for this part of their blocks.
         block: neurons in a block of a gate.
+        reveals: what a gate shows to both parties.
         as_json: print one JSON object.
     """
     # To the terminal only, and beside the result: a pipe gets the result alone.
     with Console(stderr=True).status(f"compiling {case}, then {runs} timed runs"):
-        found = measure(Job(job=case, tokens=tokens, runs=runs, ring=ring, gate=gate, block=block), runtime)
+        found = measure(
+            Job(job=case, tokens=tokens, runs=runs, ring=ring, gate=gate, block=block, reveals=reveals), runtime
+        )
     if as_json:
         print(json.dumps(found))
         return
@@ -111,6 +117,8 @@ def _in_processes(job: Job, places: Mapping[str, Place] | None) -> dict[str, Any
 def _counts(run: dict[str, Any]) -> dict[str, Any]:
     """Exact figures of a run, from a party's report."""
     counts = {name: run[name] for name in ("rounds", "online_bytes", "offline_bytes")}
+    if run["renewal_bytes"]:
+        counts["renewal_bytes"] = run["renewal_bytes"]
     if run["flags"]:
         for name in ("kept", "capacity"):
             counts[name] = statistics.mean(gate[name] for gate in run["flags"])

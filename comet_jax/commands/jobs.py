@@ -6,7 +6,7 @@ Two jobs: ``text``, in which the bundled language model continues a prompt, and 
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -17,6 +17,7 @@ import comet_jax as cj
 from comet_jax import cases
 from comet_jax.errors import CometError
 from comet_jax.models import byte_lm
+from comet_jax.policy import Reveals
 
 TEXT = "text"
 
@@ -34,19 +35,23 @@ class Job:
     ring: Literal[32, 64] = 32
     """Bits of the ring."""
     gate: float | None = None
-    """Gate the feed-forward layers of a case, with room for this part of their blocks; both parties see its flags."""
+    """Gate the feed-forward layers, with room for this part of their blocks."""
     block: int = 1
     """Neurons in a block of a gate."""
+    reveals: Reveals = "flags"
+    """What a gate reveals to both parties."""
 
     def case(self) -> cases.Case:
         """The case to run."""
         case = cases.make(self.job, self.tokens)
-        return case if self.gate is None else cases.gated(case, self.gate, self.block)
+        return case if self.gate is None else cases.gated(case, self.gate, self.block, self.reveals)
 
     def options(self) -> list[str]:
         """These settings as a command line."""
         tokens = [] if self.tokens is None else ["--tokens", str(self.tokens)]
-        gate = [] if self.gate is None else ["--gate", str(self.gate), "--block", str(self.block)]
+        gate: list[str] = []
+        if self.gate is not None:
+            gate = ["--gate", str(self.gate), "--block", str(self.block), "--reveals", self.reveals]
         return ["--job", self.job, *tokens, "--runs", str(self.runs), "--ring", str(self.ring), *gate]
 
 
@@ -88,7 +93,11 @@ def write_text(
     The window is always full: the servers learn neither the prompt's length nor which position is read.
     """
     length, text, written = window(job), list(prompt), []
-    model = cj.private(byte_lm.ByteLM(byte_lm.ByteLMConfig()), policy=byte_lm.policy(job.ring))
+    policy = byte_lm.policy(job.ring)
+    if job.gate is not None:
+        predictor = byte_lm.predictor(owner=session.holds("model"))
+        policy = replace(policy, gates=(cj.Gate(predictor=predictor, reveals=job.reveals, capacity=job.gate),))
+    model = cj.private(byte_lm.ByteLM(byte_lm.ByteLMConfig()), policy=policy)
     weights = cj.share(_language_model(session), owner="model")
     for _ in range(job.runs):
         start = time.perf_counter()

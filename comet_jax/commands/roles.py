@@ -1,8 +1,9 @@
 """``comet-jax dealer | party | model | client``: one role of a session in this process."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -62,7 +63,7 @@ def client(at: At, what: What, *, prompt: str = PROMPT, compare: bool = True, re
     _show(console, session, text, written)
     if compare:
         _compare(console, written, jobs.in_the_clear(text, what.runs, jobs.window(what)))
-    _write(report, session, {})
+    _write(report, session, {"text": _readable(bytes(w.byte for w in written))})
 
 
 def _serve(role: str, at: Network, what: Job, report: Path | None) -> None:
@@ -75,9 +76,9 @@ def _serve(role: str, at: Network, what: Job, report: Path | None) -> None:
     _write(report, session, found)
 
 
-def _write(report: Path | None, session: Session, found: dict[str, float]) -> None:
+def _write(report: Path | None, session: Session, found: Mapping[str, Any]) -> None:
     if report is not None:
-        report.write_text(json.dumps(found | {"runs": [r.json() for r in session.reports]}))
+        report.write_text(json.dumps({**found, "runs": [r.json() for r in session.reports]}))
 
 
 def _progress(console: Console) -> Progress:

@@ -2,7 +2,8 @@
 
 Plain Flax linen, nothing private about it. Pre-norm blocks, ReLU, learned positions; one sequence at a time, so tokens
 are int32[T] and logits float32[T, 256]. Blocks are stacked by ``nn.scan``: every weight of a block has a first axis of
-``layers``. ``load()`` gives the trained weights that come with the package, ``policy()`` the numbers that hold them.
+``layers``. ``load()`` gives the trained weights that come with the package, ``policy()`` the numbers that hold them,
+``predictor()`` the predictor of their active neurons.
 """
 
 import json
@@ -21,8 +22,10 @@ from safetensors.numpy import save_file
 from comet_jax.errors import CometError
 from comet_jax.models.ranges import bundled
 from comet_jax.policy import Numbers, Policy
+from comet_jax.predictors import Predictor
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "byte_lm.safetensors"
+GATES = CHECKPOINT.with_name("byte_lm.gates.safetensors")
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,11 @@ def policy(ring: Literal[32, 64] = 32, published: tuple[str, ...] = ()) -> Polic
         return Policy(ring=64, published=published)
     numbers = Numbers(raw=22, norm_bound=256.0, finest=24)
     return Policy(numbers=numbers, published=published, ranges=bundled("byte_lm"))
+
+
+def predictor(*, owner: bool = True) -> Predictor:
+    """The predictor of the bundled weights' active neurons; for other roles than their ``owner`` its manifest."""
+    return Predictor.load(GATES if owner else GATES.with_suffix(".json"))
 
 
 def save(path: Path, config: ByteLMConfig, params, **facts: str) -> None:
