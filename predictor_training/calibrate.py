@@ -26,24 +26,27 @@ MARGIN = 1.1
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What thresholds are chosen for: one of the three.
+    """What thresholds are chosen for: one of the four.
 
     ``recall``: of the gates that are on, the same in each layer. ``kept``: the mean part of gates that is open, with
     budgets that lose the least energy over all layers together. ``loss``: the part by which the loss may grow, with all
-    layers gated. ``tokens``: of the calls that capacity is for, where they have fewer tokens than those collected.
-    ``overflow``: the part of calls that may want more gates than there is room for.
+    layers gated. ``capacity``: the part of gates that there is room for, in each layer of a site; a scan has room for
+    as many in each of its steps, so that none is left over. ``tokens``: of the calls that capacity is for, where they
+    have fewer tokens than those collected. ``overflow``: the part of calls that may want more gates than there is room
+    for.
     """
 
     recall: float | None = None
     kept: float | None = None
     loss: float | None = None
+    capacity: float | None = None
     tokens: int = 32
-    overflow: float = 1e-3
+    overflow: float = 0.01
 
     def __post_init__(self):
-        given = [x for x in (self.recall, self.kept, self.loss) if x is not None]
+        given = [x for x in (self.recall, self.kept, self.loss, self.capacity) if x is not None]
         if len(given) != 1 or not 0 < given[0] < 1:
-            raise CometError("give one of --recall, --kept and --loss, between 0 and 1")
+            raise CometError("give one of --recall, --kept, --loss and --capacity, between 0 and 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,23 +102,34 @@ def thresholds_for_recall(found: Sequence[Curves], recall: float) -> list[float]
 def thresholds_for_kept(found: Sequence[Curves], kept: float, importance: Sequence[float]) -> list[float]:
     """Thresholds with a mean of ``kept`` open, that lose the least of each layer's energy, weighted and summed.
 
-    At the best division one more gate saves as much in every layer, so bins are taken from the best on.
+    At the best division one more gate saves as much in every layer.
     """
-    worth, cost = [], []
-    for c, weight in zip(found, importance):
-        # Energy a gate as a falling function of the score, so that a budget is a threshold.
-        saved = c.energy[::-1] / max(c.energy.sum(), 1e-30) * weight
-        cost.append(c.every[::-1] / c.every.sum())
-        smooth = np.ones(65) / 65
-        rate = np.convolve(saved, smooth, "same") / np.maximum(np.convolve(cost[-1], smooth, "same"), 1e-12)
-        worth.append(np.minimum.accumulate(rate))
-    levels = np.sort(np.concatenate(worth))[::-1]
-    open_at = lambda level: np.mean([k[w >= level].sum() for k, w in zip(cost, worth)])
-    low, high = 0, len(levels) - 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if open_at(levels[middle]) < kept else (low, middle)
-    return [c.lower(max(0, int((w >= levels[low]).sum()) - 1)) for c, w in zip(found, worth)]
+    parts = np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 400)])
+    saved = [weight * np.interp(parts, c.above(c.every), c.above(c.energy)) for c, weight in zip(found, importance)]
+    rates = [np.minimum.accumulate(np.diff(s) / np.diff(parts)) for s in saved]
+    budgets = lambda rate: [parts[(mine >= rate).sum()] for mine in rates]
+    low, high = 0.0, max(r[0] for r in rates)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if np.mean(budgets(middle)) < kept else (middle, high)
+    return [c.lower(int(np.searchsorted(c.above(c.every), k))) for c, k in zip(found, budgets(high))]
+
+
+def threshold_for_capacity(
+    data: Activations, site: int, layer: int, fit: Fit, found: Curves, target: Target, capacity: float
+) -> float:
+    """The lowest threshold for which ``capacity`` is room enough in a layer."""
+    parts = capacity * np.geomspace(0.1, 1.0, 32)
+    levels = jnp.asarray([found.lower(int(np.searchsorted(found.above(found.every), k))) for k in parts])
+
+    @jax.jit
+    def count(x):
+        scores = (x @ fit.a) @ fit.b + fit.bias
+        return jnp.stack([(scores >= level).sum(-1) for level in levels])
+
+    counts = np.concatenate([np.asarray(count(x)) for x in data.chunks(site, layer)], 1)
+    needed = [room([c.reshape(len(c), -1)], fit.bias.size, target.tokens, target.overflow) for c in counts]
+    return float(levels[max(0, int(np.searchsorted(needed, capacity, "right")) - 1)])
 
 
 def folded(ffn: FFN, fingerprint: str, fit: Fit, found: Curves, threshold: float) -> Layer:
@@ -136,7 +150,7 @@ def counts(data: Activations, site: int, index: int, layer: Layer) -> np.ndarray
     return np.concatenate([np.asarray(run(x)).reshape(len(x), -1) for x in data.chunks(site, index)])
 
 
-def capacity(open_gates: Sequence[np.ndarray], gates: int, tokens: int, overflow: float) -> float:
+def room(open_gates: Sequence[np.ndarray], gates: int, tokens: int, overflow: float) -> float:
     """The least part of gates that is room enough for all but ``overflow`` of calls of ``tokens``, in every layer."""
     needed = 0.0
     for found in open_gates:
@@ -164,15 +178,15 @@ def assemble(
         ]
         gates, rank = mine[0].bias.size, mine[0].a.shape[1]
         open_gates = [counts(data, k, i, layer) for i, layer in enumerate(mine)]
-        room = {t: capacity(open_gates, gates, t, target.overflow) for t in (1, 8, 32, 128) if t <= data.tokens(k)}
-        chosen = capacity(open_gates, gates, target.tokens, target.overflow)
+        by_tokens = {t: room(open_gates, gates, t, target.overflow) for t in (1, 8, 32, 128) if t <= data.tokens(k)}
+        chosen = target.capacity or room(open_gates, gates, target.tokens, target.overflow)
         block = ffn.neurons // gates
         out.append(Site(ffn.site, ffn.activation, ffn.width, ffn.neurons, layers(ffn), block, rank, chosen))
         held[ffn.site] = tuple(mine)
         facts[ffn.site] = {
             "on": [float(f.on) for f in fits[ffn.site]],
             "kept": [round(float(c.mean()) / gates, 5) for c in open_gates],
-            "capacity_by_tokens": {str(t): round(c, 5) for t, c in room.items()},
+            "capacity_by_tokens": {str(t): round(c, 5) for t, c in by_tokens.items()},
         }
     return Predictor(tuple(out), held, {"calibration": facts, "target": asdict(target)})
 
@@ -205,6 +219,11 @@ def calibrate(
 
     if target.recall is not None:
         return made(thresholds_for_recall(every, target.recall))
+    if target.capacity is not None:
+        places = [(k, f.site, i) for k, f in enumerate(model.ffns) for i in range(layers(f))]
+        return made(
+            [threshold_for_capacity(data, k, i, fits[s][i], found[s][i], target, target.capacity) for k, s, i in places]
+        )
     importance = [1.0] * len(every)
     if target.kept is not None:
         return made(thresholds_for_kept(every, target.kept, importance))
