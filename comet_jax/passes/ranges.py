@@ -23,6 +23,9 @@ SAME_SCALE = {
     *("unstack", "dynamic_slice", "optimization_barrier", "reduce_precision", "log_softmax"),
 }
 
+# Steps that take the difference of their inputs, or of the cases of a choice.
+DIFFERENCES = {"ge", "gt", "le", "lt", "eq", "ne", "max", "min", "select_n"}
+
 
 def values(graph: Graph) -> Iterator[Value]:
     """Every value of a graph that is not a constant, in order."""
@@ -115,7 +118,7 @@ class Observed:
         kept = [v for v in values(self.graph) if v not in weights]
         high = {v: up(self.high.get(v, 2.0**-8) * margin) for v in kept}
         room = dict(high)
-        _make_room(self.graph, room)
+        _make_room(self.graph, room, high)
         low = {v: min(2.0 ** math.floor(math.log2(self.low.get(v, high[v]) / margin)), high[v]) for v in kept}
         return {v: Range(low[v], high[v], room[v]) for v in kept}
 
@@ -176,8 +179,8 @@ def _cond(node: Node, arrays: list[Any], note: Callable[[Value, Any], None]) -> 
 _INSIDE = {"scan": _scan, "while": _while, "cond": _cond}
 
 
-def _make_room(graph: Graph, room: dict[Value, float]) -> None:
-    """Raise what goes into sums to the room that the sums need, from the last node backwards."""
+def _make_room(graph: Graph, room: dict[Value, float], high: dict[Value, float]) -> None:
+    """Raise what goes into sums to the room that the sums need, from the last node backwards. ``high``: magnitudes."""
 
     def need(v: Value, size: float) -> bool:
         if v not in room or room[v] >= size:
@@ -187,11 +190,15 @@ def _make_room(graph: Graph, room: dict[Value, float]) -> None:
 
     for node in reversed(graph.nodes):
         if node.op in ("scan", "while"):
-            _through_loop(node, room, need)
+            _through_loop(node, room, high, need)
         for branch in node.params.get("branches", ()):
             for result, inner in zip(node.outputs, branch.outputs):
                 need(inner, room.get(result, 0.0))
-            _make_room(branch, room)
+            _make_room(branch, room, high)
+        if node.op in DIFFERENCES:
+            parts = [v for v in node.inputs[node.op == "select_n" :] if v in high]
+            for v in parts if len(parts) > 1 else ():
+                need(v, sum(map(high.__getitem__, parts)))
         if node.op not in SAME_SCALE:
             continue
         size = max((room[v] for v in node.outputs if v in room), default=0.0) * _divisor(node)
@@ -212,7 +219,9 @@ def _divisor(node: Node) -> float:
     return largest if node.op == "div" else 1 / largest
 
 
-def _through_loop(node: Node, room: dict[Value, float], need: Callable[[Value, float], bool]) -> None:
+def _through_loop(
+    node: Node, room: dict[Value, float], high: dict[Value, float], need: Callable[[Value, float], bool]
+) -> None:
     """A carry has one scale before, inside and after a loop."""
     p, body = node.params, node.params["body"]
     carries = p["num_carry"] if node.op == "scan" else len(node.outputs)
@@ -225,6 +234,6 @@ def _through_loop(node: Node, room: dict[Value, float], need: Callable[[Value, f
         for group in same:
             size = max((room[v] for v in group if v in room), default=0.0)
             changed |= any([need(v, size) for v in group])
-        _make_room(body, room)
+        _make_room(body, room, high)
         if not changed:
             return

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from comet_jax.gadgets.bits import at_least, open_truncated
+from comet_jax.gadgets.bits import at_least, open_to_compare, open_truncated
 from comet_jax.ir.program import Var
 from comet_jax.protocols.booleans import Xor
 from comet_jax.protocols.linear import Rearrange, Table
@@ -16,23 +16,36 @@ from comet_jax.rules.arithmetic import _add_public, add, hull, is_finite, multip
 from comet_jax.rules.booleans import bit_of, boolean, choose_bits, exclusive, invert
 from comet_jax.rules.registry import rule
 from comet_jax.rules.scope import Scope
-from comet_jax.rules.terms import Joint, Known, Scaled, Term
+from comet_jax.rules.terms import Joint, Known, Owned, Scaled, Term
 
 # Secret integers of unknown range are compared as numbers of this magnitude, whatever the policy's bound is.
 LARGEST_INTEGER = 2.0**29
 
 
-def largest(s: Scope, x: Joint, scale: float) -> float:
+def largest(s: Scope, x: Joint | Owned, scale: float) -> float:
     """The largest magnitude of x, which is on a wire at ``scale``: integers are as they are, at scale 1."""
     found = s.calibrated(x)
     return found.largest if found else LARGEST_INTEGER if scale == 1.0 else s.numbers.bound
 
 
+def _reach(s: Scope, t: Term) -> float:
+    """The largest magnitude of a term of a difference. What a constant has made small has kept its integers."""
+    if isinstance(t, Known):
+        return float(np.abs(np.asarray(t.value, np.float64)).max(initial=0.0))
+    scale = t.raw.scale if isinstance(t, Joint) else 1.0 if t.dtype.kind in "iub" else s.raw_scale
+    found = s.calibrated(t)
+    return found.largest if found else largest(s, t, scale) * min(1.0, s.raw_scale / scale)
+
+
 def difference(s: Scope, node, x: Term, y: Term) -> Joint:
-    """x - y; booleans count as zero and one."""
+    """x - y, with room for it where x and y fill the ring; booleans count as zero and one."""
     x, y = (
         Known(t.value.astype(np.int32)) if isinstance(t, Known) and t.value.dtype.kind == "b" else t for t in (x, y)
     )
+    terms = (x, y)
+    reach = lambda: sum(_reach(s, t) for t in terms)
+    roomy = lambda t: replace(t, make_raw=lambda: s.with_room(t.raw, reach())) if isinstance(t, Joint) else t
+    x, y = map(roomy, terms)
     if isinstance(x, Known):
         return _add_public(s, negate(s, node, s.joint(y)), x.value)
     return sub(s, node, s.joint(x), y)
@@ -51,25 +64,25 @@ def within(s: Scope, x: Term, y: Term) -> Term:
     return Known(np.clip(y.value, -limit, limit).astype(y.value.dtype))
 
 
-def opened(s: Scope, x: Joint, spare: int = 1, beyond: float = 0.0) -> tuple[Var, Var, float]:
-    """x truncated to the operands' scale: opened, as shares, and its scale.
-
-    The wire has room for ``beyond`` more than x, and then for ``spare`` bits.
-    """
+def opened(s: Scope, x: Joint) -> tuple[Var, Var, float]:
+    """x, a difference of two values, truncated to the operands' scale: opened, as shares, and its scale."""
     raw, n = x.raw, s.numbers
     shift = s.low_bits(raw, n.operand)
     scale = raw.scale / 2.0**shift
-    width = n.width(math.log2(scale), largest(s, x, raw.scale) + beyond) + spare
+    width = n.width(math.log2(scale), largest(s, x, raw.scale)) + 1
     w = open_truncated(s.b, raw.var, shift=shift, width=width)
     return w, s.b.emit(Lift(n.ring), w), scale
 
 
 def reached(s: Scope, x: Joint, thresholds: np.ndarray) -> Var:
     """Opened bits, on a new last axis: whether x is at or above each public threshold. x is opened once."""
-    beyond = float(np.abs(thresholds).max(initial=0.0)) + 1
-    w, _, scale = opened(s, x, 0, beyond)
+    raw = x.raw
+    shift = s.low_bits(raw, s.numbers.operand)
+    scale = raw.scale / 2.0**shift
     integers = np.rint(np.asarray(thresholds, np.float64) * scale).astype(np.int64)
     places, inverse = np.unique(integers, return_inverse=True)
+    furthest = largest(s, x, raw.scale) * scale + float(np.abs(places).max(initial=0)) + 1
+    w = open_to_compare(s.b, raw.var, shift=shift, largest=furthest)
     z = at_least(s.b, w, tuple(int(t) for t in places))
     if np.array_equal(inverse, np.arange(len(places))):
         return z

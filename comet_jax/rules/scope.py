@@ -232,20 +232,22 @@ class Scope:
             factor = scale / x.scale
         return Scaled(self.scale_by(x.var, np.array(round(factor))), scale, x.where)
 
-    def fitted(self, x: Scaled, largest: float) -> Scaled:
-        """x, itself up to ``largest``, at a scale between half of the finest that leaves room for it and that scale.
+    def with_room(self, x: Scaled, largest: float) -> Scaled:
+        """x at a scale that leaves room for ``largest``: its own, or truncated to a coarser one."""
+        shift = math.ceil(math.log2(largest * x.scale) - 1e-9) - (self.numbers.ring - 2) if largest else 0
+        if shift <= 0:
+            return x
+        scale = x.scale / 2.0**shift
+        width = self.numbers.width(math.log2(scale), largest)
+        var = requantise(self.b, x.var, shift=shift, width=width, ring=self.numbers.ring, where=x.where)
+        return Scaled(var, scale, x.where)
 
-        Truncated where x has a finer one, times an integer where it has a coarser one, up to the raw scale.
-        """
-        room = 2.0 ** (self.numbers.ring - 2) / largest
-        shift = math.ceil(math.log2(x.scale / room) - 1e-9)
-        if shift > 0:
-            scale = x.scale / 2.0**shift
-            width = self.numbers.width(math.log2(scale), largest)
-            var = requantise(self.b, x.var, shift=shift, width=width, ring=self.numbers.ring)
-            return Scaled(var, scale)
-        factor = math.floor(min(room, self.raw_scale) / x.scale + 1e-9)
-        return x if factor < 2 else Scaled(self.scale_by(x.var, np.array(factor)), x.scale * factor)
+    def fitted(self, x: Scaled, largest: float) -> Scaled:
+        """x with room for ``largest``, and times an integer where its scale is far coarser than the raw one."""
+        x = self.with_room(x, largest)
+        finest = min(self.raw_scale, 2.0 ** (self.numbers.ring - 2) / largest)
+        factor = math.floor(finest / x.scale + 1e-9)
+        return x if factor < 2 else Scaled(self.scale_by(x.var, np.array(factor)), x.scale * factor, x.where)
 
     def fine(self, x: Scaled) -> Scaled:
         """x with an operand's fraction bits at least: integers have none, and a real number is to be added."""
