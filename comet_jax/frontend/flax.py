@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from flax.errors import TraceContextError
 
@@ -94,13 +95,14 @@ class PrivateModule(Private):
         method = self.fn.__func__  # type: ignore[attr-defined]
 
         def function(state, *args, **kwargs):
-            module = nnx.merge(graphdef, random, state)
-            before = jax.tree.leaves(nnx.state(module))
+            # A copy, which belongs to this trace: a layer may ask for a key that it does not use.
+            module = nnx.merge(graphdef, jax.tree.map(jnp.copy, random), state)
+            before = jax.tree.leaves(_data(module))
             try:
                 out = method(module, *args, **kwargs)
             except TraceContextError as error:
                 raise CometError(f"{_changes(module)}: {error}") from error
-            if any(a is not b for a, b in zip(before, jax.tree.leaves(nnx.state(module)), strict=True)):
+            if any(a is not b for a, b in zip(before, jax.tree.leaves(_data(module)), strict=True)):
                 raise CometError(f"{_changes(module)}: a private call computes and changes nothing")
             return out
 
@@ -157,11 +159,13 @@ def make_private(obj: Any, policy: Policy, execute: Execute) -> Any:
     raise CometError(f"private() takes a Flax module, its class, or a function, not {type(obj).__name__}")
 
 
+def _data(module: nnx.Module) -> Any:
+    """A module's state without the random one."""
+    return nnx.state(module, nnx.Not(nnx.RngState))
+
+
 def _changes(module: nnx.Module) -> str:
-    return (
-        f"{type(module).__name__} changes its state when it is called (random numbers of a dropout, running "
-        "statistics); call its eval() first"
-    )
+    return f"{type(module).__name__} changes its state when it is called (running statistics); call its eval() first"
 
 
 def share_module(module: nnx.Module, f: Callable[[Any], Any]) -> nnx.Module:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from comet_jax.errors import CapturedWeightsError, SecretLeakError
-from comet_jax.ir.jaxprs import Const, Graph, Node, flatten
+from comet_jax.ir.jaxprs import Const, Graph, Node, flatten, is_key
 from comet_jax.passes.fuse import fuse
 from comet_jax.passes.lower import Input, Lowered, lower
 from comet_jax.policy import Policy
@@ -81,6 +81,12 @@ def _is_library(path: str) -> bool:
 def _refuse_captured(graph: Graph) -> None:
     for node in graph.every_node():
         for v in (*node.inputs, *(v for inner in node.graphs for v in inner.outputs)):
+            if isinstance(v, Const) and is_key(v.value):
+                raise CapturedWeightsError(
+                    f"the function captured a random key, used by `{node.op}` at {node.where or 'an unknown place'}: "
+                    "every run would draw the same numbers. Pass it as an argument; if it is that of a Flax module in "
+                    "training, call the module's eval() first."
+                )
             if isinstance(v, Const) and v.value.size > 1 and _is_weight(v):
                 _refuse(v, node)
     for v in graph.outputs:

@@ -210,10 +210,22 @@ class Wrapped(nnx.Module):
         return self.inner(x)
 
 
-@pytest.mark.parametrize("inner", [lambda r: nnx.Dropout(0.5, rngs=r), lambda r: nnx.BatchNorm(4, rngs=r)])
-def test_a_module_in_training(inner):
+def test_a_captured_random_key():
+    key = jax.random.key(3)
+    told = refused(lambda x: x + jax.random.normal(key, x.shape), cj.CapturedWeightsError, X)
+    assert "captured a random key, used by `random_bits`" in told
+
+
+@pytest.mark.parametrize(
+    ("inner", "told"),
+    [
+        (lambda r: nnx.Dropout(0.5, rngs=r), r"captured a random key.*eval"),
+        (lambda r: nnx.BatchNorm(4, rngs=r), r"Wrapped changes its state .*eval"),
+    ],
+)
+def test_a_module_in_training(inner, told):
     model, x = Wrapped(inner(nnx.Rngs(0))), jax.ShapeDtypeStruct((2, 4), jnp.float32)
-    with pytest.raises(cj.CometError, match=r"Wrapped changes its state .*eval"):
+    with pytest.raises(cj.CometError, match=told):
         cj.private(model).trace(x)
     model.eval()
     cj.private(model).trace(x).lower()

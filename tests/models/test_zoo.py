@@ -32,7 +32,7 @@ def test_calibrated_models_are_right_in_32_bits(name):
     assert sum(r.online_bytes for r in told.operations) > 0
 
 
-@pytest.mark.parametrize("name", ["LeNet", "GRU", "decoder in nnx"])
+@pytest.mark.parametrize("name", ["LeNet", "LSTM in nnx", "GRU", "decoder in nnx"])
 def test_models_in_a_session(name):
     example = ZOO[name]()
     with cj.Session.simulated():

@@ -137,16 +137,14 @@ class Recurrent(nn.Module):
 
 
 class NnxRecurrent(nnx.Module):
-    """It says how it starts: left alone, an nnx layer takes random numbers for that, and so changes its state."""
+    """Its layer asks for a random key to start from zeros."""
 
-    def __init__(self, cell: Callable[..., Any], states: int, rngs: nnx.Rngs):
-        self.states = states
+    def __init__(self, cell: Callable[..., Any], rngs: nnx.Rngs):
         self.layer = nnx.RNN(cell(4, 6, rngs=rngs))
         self.head = nnx.Linear(6, 3, rngs=rngs)
 
     def __call__(self, x):
-        start = jnp.zeros((len(x), 6))
-        return self.head(self.layer(x, initial_carry=(start, start) if self.states == 2 else start))
+        return self.head(self.layer(x))
 
 
 class FeedForward(nn.Module):
@@ -277,8 +275,8 @@ ZOO: dict[str, Callable[[], Example]] = {
     "separable convolutions in nnx": lambda: of_nnx(NnxConvNet, real(1, 5, 5, 3)),
     "LSTM": lambda: linen(Recurrent(lambda: nn.OptimizedLSTMCell(6)), SEQUENCE),
     "GRU": lambda: linen(Recurrent(lambda: nn.GRUCell(6)), SEQUENCE),
-    "LSTM in nnx": lambda: of_nnx(lambda r: NnxRecurrent(nnx.LSTMCell, 2, r), SEQUENCE),
-    "GRU in nnx": lambda: of_nnx(lambda r: NnxRecurrent(nnx.GRUCell, 1, r), SEQUENCE),
+    "LSTM in nnx": lambda: of_nnx(lambda r: NnxRecurrent(nnx.LSTMCell, r), SEQUENCE),
+    "GRU in nnx": lambda: of_nnx(lambda r: NnxRecurrent(nnx.GRUCell, r), SEQUENCE),
     "encoder": lambda: linen(Encoder(), tokens(TOKENS), public=(PADDED,)),
     "decoder in nnx": lambda: of_nnx(NnxDecoder, ROWS),
     "vision transformer": lambda: linen(ViT(), real(1, 6, 6, 2)),
