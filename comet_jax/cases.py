@@ -196,10 +196,10 @@ def gated(case: Case, capacity: float, block: int = 1, reveals: Reveals = "flags
     language model keeps its weights, and has the predictor that was trained for them. Raises ``CometError`` for a case
     without gates.
     """
-    if case.name == "byte_lm" and block == byte_lm.predictor(owner=False).sites[0].block:
-        return _with_gate(case, case.weights, byte_lm.predictor(), reveals, capacity)
+    if case.name == "byte_lm":
+        return _with_gate(case, case.weights, byte_lm.predictor(block), reveals, capacity)
     if case.name not in GATED:
-        raise CometError(f"{case.name} has no layers to gate in blocks of {block}: {', '.join(GATED)} have")
+        raise CometError(f"{case.name} has no layers to gate: {', '.join(GATED)} and byte_lm have")
     r = _generator(f"{case.name} gated")
     w = dict(case.weights)
     stacked = w["w1"].ndim == 3

@@ -18,18 +18,18 @@ SHOWN = {
 
 
 def demo(
-    prompt: str = PROMPT, *, runs: int = 24, tokens: int = 64, ring: Literal[32, 64] = 32, gate: float | None = 0.22
+    prompt: str = PROMPT, *, runs: int = 24, tokens: int = 64, ring: Literal[32, 64] = 32, gate: float | None = 0.3125
 ) -> None:
     """Continue a prompt privately, with all roles as processes of this machine, and compare with the clear.
 
-    Once with every neuron computed, and once with gates: a predictor on shares says which neurons matter.
+    Once with every neuron computed, and once with gates: a predictor on shares says which blocks of 16 matter.
 
     Args:
         prompt: text that the client keeps secret.
         runs: bytes to write.
         tokens: positions of the model's window.
         ring: bits of the ring.
-        gate: the part of the neurons that gates have room for; None for no second run.
+        gate: the part of the blocks that gates have room for; None for no second run.
     """
     job = Job(runs=runs, tokens=tokens, ring=ring)
     jobs.check_prompt(prompt, job)
@@ -41,7 +41,7 @@ def demo(
     found = {"dense": _run(job, prompt)}
     if gate is not None:
         console.print("\nThe same with gated feed-forward layers, which show more: see below.")
-        found["flags"] = _run(replace(job, gate=gate), prompt)
+        found["flags"] = _run(replace(job, gate=gate, block=16), prompt)
     console.print(_table(found))
 
 

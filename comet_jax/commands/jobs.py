@@ -95,7 +95,7 @@ def write_text(
     length, text, written = window(job), list(prompt), []
     policy = byte_lm.policy(job.ring)
     if job.gate is not None:
-        predictor = byte_lm.predictor(owner=session.holds("model"))
+        predictor = byte_lm.predictor(job.block, owner=session.holds("model"))
         policy = replace(policy, gates=(cj.Gate(predictor=predictor, reveals=job.reveals, capacity=job.gate),))
     model = cj.private(byte_lm.ByteLM(byte_lm.ByteLMConfig()), policy=policy)
     weights = cj.share(_language_model(session), owner="model")

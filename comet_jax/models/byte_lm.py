@@ -25,7 +25,7 @@ from comet_jax.policy import Numbers, Policy
 from comet_jax.predictors import Predictor
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "byte_lm.safetensors"
-GATES = CHECKPOINT.with_name("byte_lm.gates.safetensors")
+GATES = {1: CHECKPOINT.with_name("byte_lm.gates.safetensors"), 16: CHECKPOINT.with_name("byte_lm.blocks.safetensors")}
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,16 @@ def policy(ring: Literal[32, 64] = 32, published: tuple[str, ...] = ()) -> Polic
     return Policy(numbers=numbers, published=published, ranges=bundled("byte_lm"))
 
 
-def predictor(*, owner: bool = True) -> Predictor:
-    """The predictor of the bundled weights' active neurons; for other roles than their ``owner`` its manifest."""
-    return Predictor.load(GATES if owner else GATES.with_suffix(".json"))
+def predictor(block: int = 16, *, owner: bool = True) -> Predictor:
+    """The predictor for the bundled weights, of neurons or of blocks of 16. All but their ``owner`` get its manifest.
+
+    Raises ``CometError`` for another ``block``.
+    """
+    if block not in GATES:
+        raise CometError(
+            f"the bundled model has predictors for blocks of {' and '.join(map(str, GATES))}, not of {block}"
+        )
+    return Predictor.load(GATES[block] if owner else GATES[block].with_suffix(".json"))
 
 
 def save(path: Path, config: ByteLMConfig, params, **facts: str) -> None:
