@@ -13,12 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from comet_jax.errors import CometError
+from comet_jax.models import byte_lm
 from comet_jax.predictors.artifact import Predictor
 from predictor_training import calibrate as calibration
 from predictor_training import cluster as clusters
 from predictor_training import collect as collection
 from predictor_training import evaluate as evaluation
 from predictor_training import export as exports
+from predictor_training import finetune as tuning
 from predictor_training import tasks
 from predictor_training import train as training
 from predictor_training.calibrate import Target
@@ -125,6 +127,35 @@ def evaluate(
     print(json.dumps(found)) if as_json else Console().print(evaluation.table(found))
 
 
+def finetune(
+    source: Common,
+    settings: Annotated[tuning.Settings, tyro.conf.arg(name="")],
+    output: Path,
+    predictor: Path | None = None,
+) -> None:
+    """Train byte_lm's weights on, for quiet blocks or with the gate in the loop, and write them to OUTPUT.
+
+    Collect, train and calibrate again for the new weights (--weights), with --blocks-of the predictor.
+
+    Args:
+        source: what it is for.
+        settings: how.
+        output: the new checkpoint.
+        predictor: an artifact with the blocks; by default what ``calibrate`` left.
+    """
+    if source.model != "byte_lm":
+        raise CometError(
+            "a checkpoint is written for byte_lm alone: call predictor_training.finetune for your own model"
+        )
+    task, model = source.open()
+    with _progress() as progress:
+        found = Predictor.load(predictor or source.predictor)
+        weights, _ = tuning.finetune(task, model, found, source.folder / "finetune.state", settings, progress)
+    facts = {k: str(v) for k, v in asdict(settings).items()}
+    byte_lm.save(output, byte_lm.load(source.weights or byte_lm.CHECKPOINT)[0], weights, **facts)
+    print(f"{output} written")
+
+
 def export(source: Common, output: Path) -> None:
     """Write the calibrated predictor with its last evaluation to OUTPUT, and its public manifest (.json) beside it."""
     figures = source.folder / "evaluation.json"
@@ -156,6 +187,7 @@ COMMANDS: dict[str, Any] = {
     "calibrate": calibrate,
     "evaluate": evaluate,
     "export": export,
+    "finetune": finetune,
     "all": every,
 }
 

@@ -6,6 +6,7 @@ at stake, so any target is read off without holding a score. A threshold is one 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -71,27 +72,37 @@ class Curves:
 def curves(ffn: FFN, model: Model, data: Activations, site: int, layer: int, fit: Fit) -> Curves:
     """The histograms of one layer over all its data."""
     weights = model.weights[ffn.site]
-    run, mine, block = hidden(ffn), [w[layer] for w in weights.inputs], ffn.neurons // fit.bias.size
-
-    @jax.jit
-    def extremes(x):
-        scores = (x @ fit.a) @ fit.b + fit.bias
-        return scores.min(), scores.max()
-
-    lows, highs = zip(*(extremes(x) for x in data.chunks(site, layer)))
+    inputs, down = [w[layer] for w in weights.inputs], weights.down[layer]
+    lows, highs = zip(*(_extremes(x, fit.a, fit.b, fit.bias) for x in data.chunks(site, layer)))
     low, high = float(min(lows)), float(max(highs))
     width = max((high - low) / BINS, 1e-9)
+    count = _histograms(ffn)
+    found = [count(x, inputs, down, vars(fit), low, width) for x in data.chunks(site, layer)]
+    every, on, energy = np.asarray(found, np.float64).sum(0)
+    return Curves(low + width * np.arange(BINS + 1), every, on, energy)
+
+
+@jax.jit
+def _extremes(x, a, b, bias):
+    scores = (x @ a) @ b + bias
+    return scores.min(), scores.max()
+
+
+@cache
+def _histograms(ffn: FFN):
+    """One compiled function for all layers of a site."""
+    run = hidden(ffn)
 
     @jax.jit
-    def count(x):
-        scores = ((x @ fit.a) @ fit.b + fit.bias).ravel()
-        worth = targets.contributions(run(x, mine), weights.down[layer], fit.order, block).ravel()
+    def count(x, inputs, down, fit, low, width):
+        scores = ((x @ fit["a"]) @ fit["b"] + fit["bias"]).ravel()
+        block = ffn.neurons // fit["bias"].size
+        worth = targets.contributions(run(x, inputs), down, fit["order"], block).ravel()
         bins = jnp.clip(((scores - low) / width).astype(jnp.int32), 0, BINS - 1)
         add = lambda values: jnp.zeros(BINS, jnp.float32).at[bins].add(values)
-        return jnp.stack([add(jnp.ones_like(worth)), add((worth > fit.on).astype(jnp.float32)), add(worth**2)])
+        return jnp.stack([add(jnp.ones_like(worth)), add((worth > fit["on"]).astype(jnp.float32)), add(worth**2)])
 
-    every, on, energy = np.asarray([count(x) for x in data.chunks(site, layer)], np.float64).sum(0)
-    return Curves(low + width * np.arange(BINS + 1), every, on, energy)
+    return count
 
 
 def thresholds_for_recall(found: Sequence[Curves], recall: float) -> list[float]:
@@ -105,7 +116,9 @@ def thresholds_for_kept(found: Sequence[Curves], kept: float, importance: Sequen
     At the best division one more gate saves as much in every layer.
     """
     parts = np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 400)])
-    saved = [weight * np.interp(parts, c.above(c.every), c.above(c.energy)) for c, weight in zip(found, importance)]
+    from_zero = lambda part: np.concatenate([[0.0], part])
+    curve = lambda c: np.interp(parts, from_zero(c.above(c.every)), from_zero(c.above(c.energy)))
+    saved = [weight * curve(c) for c, weight in zip(found, importance)]
     rates = [np.minimum.accumulate(np.diff(s) / np.diff(parts)) for s in saved]
     budgets = lambda rate: [parts[(mine >= rate).sum()] for mine in rates]
     low, high = 0.0, max(r[0] for r in rates)
@@ -120,16 +133,17 @@ def threshold_for_capacity(
 ) -> float:
     """The lowest threshold for which ``capacity`` is room enough in a layer."""
     parts = capacity * np.geomspace(0.1, 1.0, 32)
-    levels = jnp.asarray([found.lower(int(np.searchsorted(found.above(found.every), k))) for k in parts])
-
-    @jax.jit
-    def count(x):
-        scores = (x @ fit.a) @ fit.b + fit.bias
-        return jnp.stack([(scores >= level).sum(-1) for level in levels])
-
-    counts = np.concatenate([np.asarray(count(x)) for x in data.chunks(site, layer)], 1)
+    levels = np.array([found.lower(int(np.searchsorted(found.above(found.every), k))) for k in parts])
+    chunks = data.chunks(site, layer)
+    counts = np.concatenate([_counts_at(x, fit.a, fit.b, fit.bias, levels) for x in chunks], 1)
     needed = [room([c.reshape(len(c), -1)], fit.bias.size, target.tokens, target.overflow) for c in counts]
     return float(levels[max(0, int(np.searchsorted(needed, capacity, "right")) - 1)])
+
+
+@jax.jit
+def _counts_at(x, a, b, bias, levels):
+    scores = (x @ a) @ b + bias
+    return jax.lax.map(lambda level: (scores >= level).sum(-1), levels)
 
 
 def folded(ffn: FFN, fingerprint: str, fit: Fit, found: Curves, threshold: float) -> Layer:
@@ -145,9 +159,13 @@ def folded(ffn: FFN, fingerprint: str, fit: Fit, found: Curves, threshold: float
 
 def counts(data: Activations, site: int, index: int, layer: Layer) -> np.ndarray:
     """Open gates by token, in fixed point: int[calls, tokens]."""
-    a, b, bias = map(jnp.asarray, (layer.a, layer.b, layer.bias))
-    run = jax.jit(lambda x: (fixed_point.scores(x, a, b, bias) >= 0).sum(-1))
-    return np.concatenate([np.asarray(run(x)).reshape(len(x), -1) for x in data.chunks(site, index)])
+    chunks = data.chunks(site, index)
+    return np.concatenate([np.asarray(_open(x, layer.a, layer.b, layer.bias)).reshape(len(x), -1) for x in chunks])
+
+
+@jax.jit
+def _open(x, a, b, bias):
+    return (fixed_point.scores(x, a, b, bias) >= 0).sum(-1)
 
 
 def room(open_gates: Sequence[np.ndarray], gates: int, tokens: int, overflow: float) -> float:

@@ -97,7 +97,7 @@ def run(
     arrays = {f: _arrays(model, f, gates[f.site]) for f in ffns}
     rules = {f: _rule(gates[f.site]) for f in ffns}
     graph = gated(model.graph, rules, {f: [a[0] for a in arrays[f]] for f in ffns}, len(NOTED))
-    more = [a.reshape(*f.steps, *a.shape[1:]) for f in ffns for a in arrays[f]]
+    more = [a.reshape((*f.steps, *a.shape[1:])) for f in ffns for a in arrays[f]]
     outputs = len(model.graph.outputs)
 
     @jax.jit

@@ -113,7 +113,7 @@ def _loss(
         for f in model.ffns:
             gates = params["gates"][f.site]
             mine = (orders[f.site], downs[f.site], gates["a"], gates["b"], gates["bias"])
-            more += [jnp.asarray(a).reshape(*f.steps, *a.shape[1:]) for a in mine]
+            more += [jnp.asarray(a).reshape((*f.steps, *a.shape[1:])) for a in mine]
 
         def one(leaves):
             out = graph.evaluate(*params["model"], *leaves, *more)

@@ -7,6 +7,7 @@ squares fit of the target.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,22 @@ from rich.progress import Progress
 
 from comet_jax.errors import CometError
 from comet_jax.passes.sites import FFN
+from comet_jax.predictors.artifact import Predictor
 from predictor_training import cluster, targets
 from predictor_training.collect import Activations, enough
 from predictor_training.graphs import between
 from predictor_training.layers import Model, Weights, hidden, layers
 
 SAMPLE = 32_768  # tokens that statistics and starts are computed from
+EVERY = 250  # steps between two states on disk
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How predictors are fitted.
 
-    ``block``: neurons a gate. ``rank``: of the predictor, by default an eighth of the width. ``batch``: tokens a step.
+    ``block``: neurons a gate. ``rank``: of the predictor, by default a quarter of the width. ``batch``: tokens a step.
+    ``blocks_of``: an artifact whose blocks are kept, for weights that were trained on with them; others are clustered.
     """
 
     block: int = 1
@@ -41,10 +45,11 @@ class Settings:
     batch: int = 2048
     rate: float = 2e-3
     seed: int = 0
+    blocks_of: Path | None = None
 
     def rank_of(self, width: int) -> int:
         """The rank for inputs of ``width``."""
-        return self.rank or max(1, width // 8)
+        return self.rank or max(1, width // 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +92,17 @@ def sample(ffn: FFN, weights: Weights, data: Activations, site: int, layer: int)
     """Some tokens of a layer: inputs [n, width], activations [n, neurons]."""
     calls = max(1, SAMPLE // data.tokens(site))
     chosen = np.linspace(0, data.calls - 1, min(calls, data.calls)).astype(int)
-    run, mine, xs, hs = jax.jit(hidden(ffn)), [w[layer] for w in weights.inputs], [], []
+    run, mine, xs, hs = _hidden(ffn), [w[layer] for w in weights.inputs], [], []
     for first in range(0, len(chosen), 16):
         x = data.inputs(site, layer, chosen[first : first + 16])
         xs.append(x.reshape(-1, ffn.width))
         hs.append(np.asarray(run(x, mine)).reshape(-1, ffn.neurons))
     return np.concatenate(xs), np.concatenate(hs)
+
+
+@cache
+def _hidden(ffn: FFN):
+    return jax.jit(hidden(ffn))
 
 
 def _layer(
@@ -113,41 +123,61 @@ def _layer(
     down, rank = weights.down[layer], settings.rank_of(ffn.width)
     if saved["fit"] is None:
         x, h = sample(ffn, weights, data, site, layer)
-        order = cluster.order(cluster.gram(h, down), settings.block, settings.seed)
+        order = _order(ffn, layer, h, down, settings)
         worth = np.asarray(targets.contributions(h, down, order, settings.block))
         on = targets.threshold(ffn.activation, worth)
         saved["fit"], saved["scale"] = start(ffn, weights, layer, x, worth, order, on, rank, settings.block)
     fixed = {k: saved["fit"][k] for k in ("order", "on")}
     params = {k: jnp.asarray(saved["fit"][k]) for k in ("a", "b", "bias")}
-    optimiser = optax.adam(optax.cosine_decay_schedule(settings.rate, settings.steps))
-    state: Any = optimiser.init(params)
+    state: Any = _optimiser(settings).init(params)
     if saved["state"] is not None:
         state = serialization.from_state_dict(state, saved["state"])
-    run, mine, scale = hidden(ffn), [w[layer] for w in weights.inputs], saved["scale"]
-    occurrence = targets.kind(ffn.activation, settings.block) == "occurrence"
-    loss = targets.occurrence_loss if occurrence else targets.magnitude_loss
-
-    @jax.jit
-    def step(params, state, x):
-        worth = targets.contributions(run(x, mine), down, fixed["order"], settings.block)
-        scores = lambda p: (x @ p["a"]) @ p["b"] + p["bias"]
-        gradient = jax.grad(lambda p: loss(scores(p), worth, scale))(params)
-        updates, state = optimiser.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
-
+    step, mine, scale = _step(ffn, settings), [w[layer] for w in weights.inputs], saved["scale"]
     calls = max(1, settings.batch // data.tokens(site))
     for i in range(saved["step"], settings.steps):
         # Calls depend on the step alone, so a resumed run sees what an unbroken one would.
         chosen = np.random.default_rng((settings.seed, layer, i)).integers(0, data.calls, calls)
-        params, state = step(params, state, data.inputs(site, layer, chosen))
+        x = data.inputs(site, layer, chosen)
+        params, state = step(params, state, x, mine, down, fixed["order"], scale)
         done(1)
-        if (i + 1) % 250 == 0 or i + 1 == settings.steps:
+        if (i + 1) % EVERY == 0 or i + 1 == settings.steps:
             fit = fixed | {k: np.asarray(v) for k, v in params.items()}
             whole = {"step": i + 1, "fit": fit, "state": serialization.to_state_dict(state), "scale": scale}
             path.parent.mkdir(parents=True, exist_ok=True)
             (part := path.with_suffix(".part")).write_bytes(serialization.msgpack_serialize(jax.device_get(whole)))
             part.rename(path)
     return Fit(**fixed, **{k: np.asarray(v) for k, v in params.items()})
+
+
+def _order(ffn: FFN, layer: int, activations: np.ndarray, down: np.ndarray, settings: Settings) -> np.ndarray:
+    if settings.blocks_of is None:
+        return cluster.order(cluster.gram(activations, down), settings.block, settings.seed)
+    kept = Predictor.load(settings.blocks_of)
+    if (kept.site(ffn.site).block, kept.site(ffn.site).layers) != (settings.block, layers(ffn)) or kept.layers is None:
+        raise CometError(f"{settings.blocks_of} has other blocks of {ffn.site} than these, of {settings.block}")
+    return kept.layers[ffn.site][layer].order
+
+
+def _optimiser(settings: Settings) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(settings.rate, settings.steps))
+
+
+@cache
+def _step(ffn: FFN, settings: Settings):
+    """One compiled step for all layers of a site."""
+    run, optimiser = hidden(ffn), _optimiser(settings)
+    occurrence = targets.kind(ffn.activation, settings.block) == "occurrence"
+    loss = targets.occurrence_loss if occurrence else targets.magnitude_loss
+
+    @jax.jit
+    def step(params, state, x, inputs, down, order, scale):
+        worth = targets.contributions(run(x, inputs), down, order, settings.block)
+        scores = lambda p: (x @ p["a"]) @ p["b"] + p["bias"]
+        gradient = jax.grad(lambda p: loss(scores(p), worth, scale))(params)
+        updates, state = optimiser.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
 
 
 def start(
@@ -204,9 +234,8 @@ def _pre_activation(ffn: FFN, x: np.ndarray, inputs: Sequence[np.ndarray]) -> np
     """What the activation is applied to: [n, neurons]."""
     values = [v for v in (ffn.up.weight, ffn.up.bias) if v is not None]
     graph = between(ffn.graph, (ffn.up.x, *values), ffn.up.out)
-    shape = ffn.up.x.shape
-    whole = x.reshape(-1, *shape)
-    run = jax.jit(jax.vmap(lambda x: graph.evaluate(x, *inputs[: len(values)])[0]))
+    whole = x.reshape(-1, *ffn.up.x.shape)
+    run = jax.vmap(lambda x: graph.evaluate(x, *inputs[: len(values)])[0])
     return np.concatenate(
         [np.asarray(run(part)).reshape(-1, ffn.neurons) for part in np.array_split(whole, -(-len(whole) // 16))]
     )

@@ -82,7 +82,9 @@ def test_too_little_data(tmp_path, quiet):
     task = tasks.of(small.plain, held_out=4)
     model = Model.of(task.fn, task.weights, task.example)
     found = collect(model, task.train(), 255, tmp_path, quiet)
-    with pytest.raises(CometError, match=r"1,020 tokens are too few for 32 gates of 8 inputs: at least 1,024 .*256 calls"):
+    with pytest.raises(
+        CometError, match=r"1,020 tokens are too few for 32 gates of 8 inputs: at least 1,024 .*256 calls"
+    ):
         enough(found, 0, small.NEURONS, small.WIDTH)
     enough(found, 0, small.NEURONS // 2, small.WIDTH)
     assert json.loads((tmp_path / "data.json").read_text())["calls"] == 255
