@@ -16,6 +16,7 @@ dealt for the comparison, and d ring elements for the product with W_down. Saved
 the slots, and for one token their products. To reveal nothing takes two rounds more, three for several tokens.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -110,13 +111,14 @@ class _Gating:
         return Owned(up.owner, shape, np.dtype(np.float64), at, up.name, depth=up.depth)
 
     def _drawn(self, env: Env) -> tuple[Layer, np.ndarray]:
-        """This layer's predictor, and the order of its blocks in this session."""
+        """This layer's predictor, and the secret order of its blocks, of the session or of this call."""
         key = (self, "drawn")
         if key not in env.cache:
             weight = np.asarray(self._up.at(env), np.float32)
             layer = self.layer.gate.predictor.layer(self.site.site, weight)
             label = f"{self.number} {self.site.site} {layer.fingerprint}"
-            env.cache[key] = layer, secret_order(env.key, label, self.blocks[0])
+            # An order that reveals nothing serves one call and one layer, even among layers that are alike.
+            env.cache[key] = layer, secret_order(os.urandom(32) if self.hides else env.key, label, self.blocks[0])
         return env.cache[key]
 
     def _in_order(self, layer: Layer, order: np.ndarray, neurons: np.ndarray) -> np.ndarray:

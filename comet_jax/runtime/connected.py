@@ -129,7 +129,7 @@ class Connected(Session):
         seconds: dict[str, float] = {}
         clock = Clock(seconds)
         with jax.enable_x64(True):
-            envs = environments(plan, inputs, self.order_key(plan)) if self.role not in (*PARTIES, "dealer") else {}
+            envs = environments(plan, inputs, self.key) if self.role not in (*PARTIES, "dealer") else {}
             envs = {owner: env for owner, env in envs.items() if owner == self.role}
             worker, stock = self._worker(plan, inputs, envs)
             clock("load")

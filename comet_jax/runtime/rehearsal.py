@@ -25,7 +25,7 @@ class IdealSession(Session):
     def run(self, plan: Plan, inputs: list[Any]) -> list[Any]:
         clock = Clock({})
         with jax.enable_x64(True):
-            envs = environments(plan, inputs, self.order_key(plan))
+            envs = environments(plan, inputs, self.key)
             outputs: list[Any] = []
             if plan.program.outputs:
                 elements = []

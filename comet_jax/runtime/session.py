@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import sha256
 from typing import Any, Self
 
 import jax
@@ -124,10 +123,6 @@ class Session:
         """Whether this process plays ``role``."""
         return True
 
-    def order_key(self, plan: Plan) -> bytes:
-        """What this process's owners permute by in the next run of ``plan``: one for all, where none is renewed."""
-        return self.key if not plan.renewed else sha256(self.key + len(self.reports).to_bytes(8)).digest()
-
     def _report(self, plan: Plan, clock: "Clock", flags: list[Flags]) -> None:
         p = plan.program
         counts = p.round_count, p.online_bytes, p.offline_bytes
@@ -213,7 +208,7 @@ class LocalSession(Session):
         program = plan.program
         seconds: dict[str, float] = {}
         with jax.enable_x64(True):
-            envs = environments(plan, inputs, self.order_key(plan))
+            envs = environments(plan, inputs, self.key)
             if not program.outputs:  # every result is known to its owner: the parties have nothing to do
                 self.reports.append(Report(0, 0, 0))
                 return plan.results(self, [], envs)

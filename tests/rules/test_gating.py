@@ -207,6 +207,14 @@ def test_to_reveal_nothing_is_a_set_of_one_size_that_is_drawn_anew_each_time():
     assert counts.max() <= 30
 
 
+def test_layers_that_are_alike_have_orders_of_their_own():
+    p = jax.tree.map(lambda w: np.stack([w[0]] * 8), stack())
+    made = replace_layers(exact("up", [p["up"][0]], [p["bias"][0]], capacity=0.5), 8)
+    _, session = private(scanned, gated(made, "nothing"), p, x(1), cj.Session.simulated)
+    (shown,) = session.reports[-1].flags
+    assert len({s.tobytes() for s in shown.flags}) > 4
+
+
 def test_what_finds_no_slot_is_cut_and_counted():
     p = params()
     found, session = private(
