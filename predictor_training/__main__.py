@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,12 +60,19 @@ class Source:
 Common = Annotated[Source, tyro.conf.arg(name="")]
 
 
-def collect(source: Common, calls: int = 4096) -> None:
-    """Stream the inputs of all feed-forward layers to disk: ``calls`` to train on, and those for calibration."""
+def collect(source: Common, calls: int = 4096, gates: Path | None = None) -> None:
+    """Stream the inputs of all feed-forward layers to disk, for training and for calibration.
+
+    Args:
+        source: what it is for.
+        calls: how many calls to train on.
+        gates: an artifact that gates the model meanwhile, as a model that was trained with its gates needs it.
+    """
     task, model = source.open()
     with _progress() as progress:
-        collection.collect(model, task.train(), calls, source.folder / "train", progress)
-        collection.collect(model, task.calibration(), source.held_out, source.folder / "calibration", progress)
+        keep = partial(collection.collect, model, progress=progress, gates=gates and _observed(model, gates))
+        keep(task.train(), calls, source.folder / "train")
+        keep(task.calibration(), source.held_out, source.folder / "calibration")
 
 
 def cluster(source: Common, block: int = 16) -> None:
@@ -105,7 +113,7 @@ def calibrate(
         fits = training.train(model, fitted, source.folder / "fits", settings, progress)
         increase = lambda predictor: evaluation.increase(model, task.loss, predictor, list(task.calibration()))
         found = calibration.calibrate(model, held, fits, target, progress, increase)
-    facts = {"model": model.digest, "data": fitted.digest, "settings": asdict(settings)}
+    facts = {"model": model.digest, "data": fitted.digest, "settings": settings.told()}
     replace(found, facts={**found.facts, **facts}).save(source.predictor)
     print(f"{source.predictor} written")
 
@@ -135,7 +143,8 @@ def finetune(
 ) -> None:
     """Train byte_lm's weights on, for quiet blocks or with the gate in the loop, and write them to OUTPUT.
 
-    Collect, train and calibrate again for the new weights (--weights), with --blocks-of the predictor.
+    Then collect (for a gate in the loop with --gates), train and calibrate again for the new weights (--weights), with
+    --blocks-of the predictor.
 
     Args:
         source: what it is for.
@@ -150,10 +159,13 @@ def finetune(
     task, model = source.open()
     with _progress() as progress:
         found = Predictor.load(predictor or source.predictor)
-        weights, _ = tuning.finetune(task, model, found, source.folder / "finetune.state", settings, progress)
+        weights, gates = tuning.finetune(task, model, found, source.folder / "finetune.state", settings, progress)
     facts = {k: str(v) for k, v in asdict(settings).items()}
     byte_lm.save(output, byte_lm.load(source.weights or byte_lm.CHECKPOINT)[0], weights, **facts)
-    print(f"{output} written")
+    # The file has rounded the weights, and gates are found by their hash.
+    _, saved = replace(source, weights=output).open()
+    tuning.moved(saved, found, gates).save(gated := output.with_suffix(".gates.safetensors"))
+    print(f"{output} written, and {gated.name}: its gates as they learned along")
 
 
 def export(source: Common, output: Path) -> None:
@@ -199,6 +211,11 @@ def main(args: Sequence[str] | None = None) -> None:
     except CometError as error:
         print(f"predictor_training: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _observed(model: Model, gates: Path) -> tuple[str, collection.Observe]:
+    predictor = Predictor.load(gates)
+    return predictor.digest, evaluation.observe(model, evaluation.predicted(model, predictor))
 
 
 def _progress() -> Progress:

@@ -52,12 +52,13 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Counts of one layer's scores from high to low: by bin, those of all gates, of those on, and their energy."""
+    """Histograms of one layer's scores: of all gates, of those on, and of energy. ``by_gate``: mean energy [gates]."""
 
     edges: np.ndarray
     every: np.ndarray
     on: np.ndarray
     energy: np.ndarray
+    by_gate: np.ndarray
 
     def above(self, counts: np.ndarray) -> np.ndarray:
         """The part of ``counts`` at or above each bin's lower edge, [bins], from the highest bin down."""
@@ -77,9 +78,9 @@ def curves(ffn: FFN, model: Model, data: Activations, site: int, layer: int, fit
     low, high = float(min(lows)), float(max(highs))
     width = max((high - low) / BINS, 1e-9)
     count = _histograms(ffn)
-    found = [count(x, inputs, down, vars(fit), low, width) for x in data.chunks(site, layer)]
+    found, gates = zip(*(count(x, inputs, down, vars(fit), low, width) for x in data.chunks(site, layer)))
     every, on, energy = np.asarray(found, np.float64).sum(0)
-    return Curves(low + width * np.arange(BINS + 1), every, on, energy)
+    return Curves(low + width * np.arange(BINS + 1), every, on, energy, np.mean(gates, 0))
 
 
 @jax.jit
@@ -97,12 +98,29 @@ def _histograms(ffn: FFN):
     def count(x, inputs, down, fit, low, width):
         scores = ((x @ fit["a"]) @ fit["b"] + fit["bias"]).ravel()
         block = ffn.neurons // fit["bias"].size
-        worth = targets.contributions(run(x, inputs), down, fit["order"], block).ravel()
+        worth = targets.contributions(run(x, inputs), down, fit["order"], block)
+        by_gate = (worth**2).reshape(-1, worth.shape[-1]).mean(0)
+        worth = worth.ravel()
         bins = jnp.clip(((scores - low) / width).astype(jnp.int32), 0, BINS - 1)
         add = lambda values: jnp.zeros(BINS, jnp.float32).at[bins].add(values)
-        return jnp.stack([add(jnp.ones_like(worth)), add((worth > fit["on"]).astype(jnp.float32)), add(worth**2)])
+        sums = [add(jnp.ones_like(worth)), add((worth > fit["on"]).astype(jnp.float32)), add(worth**2)]
+        return jnp.stack(sums), by_gate
 
     return count
+
+
+def measure(
+    model: Model, data: Activations, fits: Mapping[str, Sequence[Fit]], progress: Progress
+) -> dict[str, list[Curves]]:
+    """The histograms of all layers, by site."""
+    task = progress.add_task("calibrate", total=sum(map(layers, model.ffns)))
+    found: dict[str, list[Curves]] = {}
+    for k, ffn in enumerate(model.ffns):
+        found[ffn.site] = []
+        for i, fit in enumerate(fits[ffn.site]):
+            found[ffn.site].append(curves(ffn, model, data, k, i, fit))
+            progress.advance(task)
+    return found
 
 
 def thresholds_for_recall(found: Sequence[Curves], recall: float) -> list[float]:
@@ -146,7 +164,7 @@ def _counts_at(x, a, b, bias, levels):
     return jax.lax.map(lambda level: (scores >= level).sum(-1), levels)
 
 
-def folded(ffn: FFN, fingerprint: str, fit: Fit, found: Curves, threshold: float) -> Layer:
+def folded(fingerprint: str, fit: Fit, found: Curves, threshold: float) -> Layer:
     """The deployed form: open where the score is not negative, scores between -1 and 1, columns of A at length one."""
     length = np.maximum(np.linalg.norm(fit.a, axis=0), 1e-30)
     size = MARGIN * max(abs(found.edges[0] - threshold), abs(found.edges[-1] - threshold), 1e-6)
@@ -183,17 +201,15 @@ def assemble(
     data: Activations,
     fits: Mapping[str, Sequence[Fit]],
     found: Mapping[str, Sequence[Curves]],
-    thresholds: Mapping[str, Sequence[float]],
+    thresholds: Sequence[float],
     target: Target,
 ) -> Predictor:
-    """The predictor with these thresholds, one a layer of each site."""
-    out, held, facts = [], {}, {}
+    """The predictor with these thresholds, one a layer."""
+    out, held, facts, left = [], {}, {}, list(thresholds)
     for k, ffn in enumerate(model.ffns):
         marks = model.weights[ffn.site].fingerprints
-        mine = [
-            folded(ffn, *each)
-            for each in zip(marks, fits[ffn.site], found[ffn.site], thresholds[ffn.site], strict=True)
-        ]
+        each = zip(marks, fits[ffn.site], found[ffn.site], strict=True)
+        mine = [folded(mark, fit, c, left.pop(0)) for mark, fit, c in each]
         gates, rank = mine[0].bias.size, mine[0].a.shape[1]
         open_gates = [counts(data, k, i, layer) for i, layer in enumerate(mine)]
         by_tokens = {t: room(open_gates, gates, t, target.overflow) for t in (1, 8, 32, 128) if t <= data.tokens(k)}
@@ -221,20 +237,10 @@ def calibrate(
 
     ``increase(predictor)``: the part by which the loss grows, with all layers gated; needed for a target of loss.
     """
-    task = progress.add_task("calibrate", total=sum(map(layers, model.ffns)))
-    found: dict[str, list[Curves]] = {}
-    for k, ffn in enumerate(model.ffns):
-        found[ffn.site] = []
-        for i, fit in enumerate(fits[ffn.site]):
-            found[ffn.site].append(curves(ffn, model, data, k, i, fit))
-            progress.advance(task)
+    found = measure(model, data, fits, progress)
     every = [c for f in model.ffns for c in found[f.site]]
 
-    def made(thresholds: list[float]) -> Predictor:
-        left = list(thresholds)
-        by_site = {f.site: [left.pop(0) for _ in range(layers(f))] for f in model.ffns}
-        return assemble(model, data, fits, found, by_site, target)
-
+    made = lambda thresholds: assemble(model, data, fits, found, thresholds, target)
     if target.recall is not None:
         return made(thresholds_for_recall(every, target.recall))
     if target.capacity is not None:

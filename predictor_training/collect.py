@@ -6,7 +6,7 @@ whole shard.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -24,24 +24,34 @@ from predictor_training.layers import Example, Model
 from predictor_training.tasks import batches
 
 SHARD = 64  # calls
+Observe = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 def collect(
-    model: Model, examples: Iterable[Example], calls: int, folder: Path, progress: Progress, batch: int = 16
+    model: Model,
+    examples: Iterable[Example],
+    calls: int,
+    folder: Path,
+    progress: Progress,
+    batch: int = 16,
+    gates: tuple[str, Observe] | None = None,
 ) -> "Activations":
     """Run ``calls`` examples and write the inputs of all layers to ``folder``.
+
+    ``gates``: a name for them, and what observes the model with its gates, if it was trained with some.
 
     Raises ``CometError`` for a folder of another model, and for inputs that are not finite as float16.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"model": model.digest, "sites": [f.site for f in model.ffns]}
+    name, observe = gates or ("", model.observe)
+    facts = {"model": model.digest, "gates": name, "sites": [f.site for f in model.ffns]}
     note = folder / "model.json"
     if note.exists() and json.loads(note.read_text()) != facts:
-        raise CometError(f"{folder} holds activations of another model: give another --folder, or remove it")
+        raise CometError(f"{folder} holds activations of another model, or with other gates: give another --folder")
     note.write_text(json.dumps(facts))
     shards = -(-calls // SHARD)
     task = progress.add_task(f"collect {folder.name}", total=shards)
-    stream, hashed, seen = iter(examples), sha256(), 0
+    stream, hashed, seen = iter(examples), sha256(name.encode()), 0
     for i in range(shards):
         mine = list(islice(stream, min(SHARD, calls - i * SHARD)))
         for leaf in jax.tree.leaves(mine):
@@ -49,7 +59,7 @@ def collect(
         seen += len(mine)
         paths = [folder / f"{i:05}.{k}.npy" for k in range(len(model.ffns))]
         if mine and not all(_has(p, len(mine)) for p in paths):
-            _write(model, mine, paths, batch)
+            _write(model, observe, mine, paths, batch)
         progress.advance(task)
     (folder / "data.json").write_text(json.dumps({"sha256": hashed.hexdigest(), "calls": seen}))
     return Activations(folder, seen)
@@ -59,8 +69,8 @@ def _has(path: Path, calls: int) -> bool:
     return path.exists() and len(np.load(path, mmap_mode="r")) == calls
 
 
-def _write(model: Model, examples: list[Example], paths: list[Path], batch: int) -> None:
-    found = zip(*(model.observe(b) for b in batches(examples, batch)))
+def _write(model: Model, observe: Observe, examples: list[Example], paths: list[Path], batch: int) -> None:
+    found = zip(*(observe(b) for b in batches(examples, batch)))
     for path, parts, ffn in zip(paths, found, model.ffns):
         with np.errstate(over="ignore"):
             x = np.concatenate([np.asarray(p).astype(np.float16) for p in parts])

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
+from comet_jax.ir.jaxprs import Graph
 from comet_jax.passes.sites import FFN
 from comet_jax.predictors.artifact import Layer as PredictedLayer
 from comet_jax.predictors.artifact import Predictor, Site
 from predictor_training import fixed_point, targets
-from predictor_training.graphs import gated
-from predictor_training.layers import Example, Model
+from predictor_training.graphs import gated, tap
+from predictor_training.layers import Example, Model, by_layer
 from predictor_training.tasks import Task, batches
 
 NOTED = ("kept", "on", "hits", "energy", "energy_kept", "overflow", "gates")
@@ -93,11 +94,8 @@ def run(
     model: Model, loss: Callable, gates: Mapping[str, Gates], examples: Iterable[Example], batch: int = 16
 ) -> tuple[float, dict[str, np.ndarray]]:
     """Mean loss, and by site the sums of ``NOTED``, float64[layers, NOTED]. Sites that have no gates are left dense."""
+    graph, more = _with(model, gates)
     ffns = [f for f in model.ffns if f.site in gates]
-    arrays = {f: _arrays(model, f, gates[f.site]) for f in ffns}
-    rules = {f: _rule(gates[f.site]) for f in ffns}
-    graph = gated(model.graph, rules, {f: [a[0] for a in arrays[f]] for f in ffns}, len(NOTED))
-    more = [a.reshape((*f.steps, *a.shape[1:])) for f in ffns for a in arrays[f]]
     outputs = len(model.graph.outputs)
 
     @jax.jit
@@ -118,6 +116,28 @@ def run(
         losses.append(np.asarray(found, np.float64))
         notes = [n + np.asarray(m, np.float64).sum(0) for n, m in zip(notes, noted)]
     return float(np.concatenate(losses).mean()), {f.site: n for f, n in zip(ffns, notes)}
+
+
+def observe(model: Model, gates: Mapping[str, Gates]) -> Callable[[Sequence[Any]], list[jax.Array]]:
+    """As ``Model.observe``, of the model with its gates: what the layers of a model that was trained with them see."""
+    graph, more = _with(model, gates)
+    graph = tap(graph, [f.up.x for f in model.ffns])
+
+    @jax.jit
+    def run(arrays, more, examples):
+        one = lambda e: graph.evaluate(*arrays, *e, *more)[-len(model.ffns) :]
+        return [by_layer(f, x, 1) for f, x in zip(model.ffns, jax.vmap(one)(examples))]
+
+    return lambda examples: run(model.arrays, more, examples)
+
+
+def _with(model: Model, gates: Mapping[str, Gates]) -> tuple[Graph, list[np.ndarray]]:
+    """The model's graph with gates, and its further inputs."""
+    ffns = [f for f in model.ffns if f.site in gates]
+    arrays = {f: _arrays(model, f, gates[f.site]) for f in ffns}
+    rules = {f: _rule(gates[f.site]) for f in ffns}
+    graph = gated(model.graph, rules, {f: [a[0] for a in arrays[f]] for f in ffns}, len(NOTED))
+    return graph, [a.reshape((*f.steps, *a.shape[1:])) for f in ffns for a in arrays[f]]
 
 
 def _arrays(model: Model, ffn: FFN, gates: Gates) -> list[np.ndarray]:

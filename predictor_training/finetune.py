@@ -1,13 +1,14 @@
 """Making a model sparser, or used to its gates: further training of all weights, with two optional terms.
 
 ``lasso``: a group lasso on activations (Yuan and Lin 2006), the sum over blocks of sqrt(block) times the norm of the
-block's activations: whole blocks learn to stay off. ``kept``: the gate in the loop. Every layer computes only that part
-of its blocks which the predictor scores highest in a call, so the weights learn with what will be cut; the predictor
-learns along, on inputs that the gate has changed. No gradient passes through the choice.
+block's activations: whole blocks learn to stay off. ``kept``: the gate in the loop. Every layer computes only that
+part of its blocks which the predictor scores highest in a call, so the weights learn with what will be cut. The
+predictor learns along, on inputs that the gate has changed, which blocks contribute most to the call (cross-entropy).
+No gradient passes through the choice.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from predictor_training.layers import Model
 from predictor_training.tasks import Task, batches
 
 ALONG = 0.1  # weight of the predictor's own loss
+SHARPNESS = 16.0  # logits for a score of one, which is as high as scores get
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,12 @@ def finetune(
     return weights, {s: _learned(layers[s], params["gates"][s]) for s in layers}
 
 
+def moved(model: Model, predictor: Predictor, layers: Mapping[str, Sequence[Layer]]) -> Predictor:
+    """``predictor`` with the layers that learned along with a model's weights, for the model with those."""
+    mine = {s: zip(model.weights[s].fingerprints, found) for s, found in layers.items()}
+    return replace(predictor, layers={s: tuple(replace(x, fingerprint=m) for m, x in each) for s, each in mine.items()})
+
+
 def _learned(layers: list[Layer], gates: dict[str, jax.Array]) -> tuple[Layer, ...]:
     numbers = zip(*(np.asarray(gates[n]) for n in ("a", "b", "bias")))
     return tuple(Layer("", layer.order, *each) for layer, each in zip(layers, numbers))
@@ -137,13 +145,14 @@ def _rule(block: int, settings: Settings):
     stop = jax.lax.stop_gradient
 
     def rule(x, hidden, order, down, a, b, bias):
+        scores = (stop(x) @ a) @ b + bias
         ordered = hidden[..., order].reshape(*hidden.shape[:-1], -1, block)
         norms = jnp.sqrt((ordered**2).sum(-1) + 1e-8)
         worth = stop(targets.contributions(hidden, down, order, block))
-        scores = (stop(x) @ a) @ b + bias
-        scale = jnp.sqrt((worth**2).mean()) + 1e-6
-        along = targets.magnitude_loss(scores, worth, scale) if settings.kept else jnp.zeros(())
+        along = jnp.zeros(())
         if settings.kept:
+            wanted = (worth >= highest(worth, settings.kept)).astype(scores.dtype)
+            along = optax.sigmoid_binary_cross_entropy(SHARPNESS * scores, wanted).mean()
             flags = stop(scores) >= highest(stop(scores), settings.kept)
             hidden = hidden * jnp.repeat(flags, block, -1)[..., jnp.argsort(order)]
         tokens = hidden.size // hidden.shape[-1]

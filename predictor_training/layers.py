@@ -79,7 +79,7 @@ class Model:
         found, out = [np.asarray(x, np.float32) for x in found], {}
         for ffn in self.ffns:
             *mine, down = (found.pop(0) for _ in range(len(_inputs(ffn)) + 1))
-            out[ffn.site] = _weights(ffn, [_by_layer(ffn, x, 0) for x in mine], _by_layer(ffn, down, 0))
+            out[ffn.site] = _weights(ffn, [by_layer(ffn, x, 0) for x in mine], by_layer(ffn, down, 0))
         return out
 
     @cached_property
@@ -91,7 +91,7 @@ class Model:
         @jax.jit
         def run(arrays, examples):
             found = jax.vmap(lambda e: graph.evaluate(*arrays, *e)[skip:])(examples)
-            return [_by_layer(f, x, 1) for f, x in zip(self.ffns, found)]
+            return [by_layer(f, x, 1) for f, x in zip(self.ffns, found)]
 
         return lambda examples: run(self.arrays, examples)
 
@@ -118,7 +118,7 @@ def _inputs(ffn: FFN):
     return [v for p in projections for v in (p.weight, p.bias) if v is not None]
 
 
-def _by_layer(ffn: FFN, x: Any, axis: int) -> Any:
+def by_layer(ffn: FFN, x: Any, axis: int) -> Any:
     """The axes of scans, from ``axis`` on, as one axis of layers."""
     return x.reshape(*x.shape[:axis], layers(ffn), *x.shape[axis + len(ffn.steps) :])
 

@@ -6,7 +6,7 @@ squares fit of the target.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -50,6 +50,10 @@ class Settings:
     def rank_of(self, width: int) -> int:
         """The rank for inputs of ``width``."""
         return self.rank or max(1, width // 4)
+
+    def told(self) -> dict[str, Any]:
+        """What an artifact says of them."""
+        return {**asdict(self), "blocks_of": self.blocks_of and self.blocks_of.name}
 
 
 @dataclass(frozen=True, eq=False)

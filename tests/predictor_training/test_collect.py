@@ -41,7 +41,7 @@ def test_a_stopped_run_goes_on(work, tmp_path, quiet, monkeypatch):
     (tmp_path / "part" / "00001.0.npy").unlink()
     written = []
     write = module._write
-    monkeypatch.setattr(module, "_write", lambda m, e, paths, b: written.append(paths[0].name) or write(m, e, paths, b))
+    monkeypatch.setattr(module, "_write", lambda *args: written.append(args[3][0].name) or write(*args))
     rest = collect(model, task.train(), 10, tmp_path / "part", quiet)
     assert written == ["00001.0.npy", "00002.0.npy"]
     assert rest.digest == whole.digest
@@ -60,7 +60,7 @@ def test_a_folder_of_another_model(work, tmp_path, quiet):
     collect(model, task.train(), 4, tmp_path, quiet)
     task = tasks.of(small.plain, held_out=4)
     other = Model.of(task.fn, task.weights, task.example)
-    with pytest.raises(CometError, match="activations of another model: give another --folder"):
+    with pytest.raises(CometError, match="activations of another model, or with other gates: give another --folder"):
         collect(other, task.train(), 4, tmp_path, quiet)
     with pytest.raises(CometError, match="another model"):
         Activations.open(tmp_path, other)
