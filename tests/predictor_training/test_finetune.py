@@ -12,8 +12,11 @@ from predictor_training.layers import Model, hidden
 
 @pytest.fixture(scope="module")
 def work(worked, quiet):
-    w = worked("scanned", block=4)
-    return w, calibrate.calibrate(w.model, w.calibration, w.fits, Target(kept=0.25), quiet)
+    def of(name):
+        w = worked(name, block=4)
+        return w, calibrate.calibrate(w.model, w.calibration, w.fits, Target(kept=0.25), quiet)
+
+    return of
 
 
 def tuned(w, predictor, state, quiet, **settings):
@@ -21,18 +24,11 @@ def tuned(w, predictor, state, quiet, **settings):
     return Model.of(w.task.fn, weights, w.task.example), gates
 
 
-def on(model, task, predictor):
-    """The energy of layers, and the loss, of a model without gates."""
-    examples = list(task.held_out())
-    chosen = evaluate.oracle(model, predictor, {s.site: np.ones(s.layers) for s in predictor.sites})
-    return evaluate.run(model, task.loss, chosen, examples)
-
-
 def test_a_group_lasso_makes_blocks_quiet(work, quiet, tmp_path):
-    w, predictor = work
+    w, predictor = work("plain")
     seen = []
     for lasso in (0.0, 0.5):
-        model, _ = tuned(w, predictor, tmp_path / str(lasso), quiet, lasso=lasso, steps=25, rate=5e-3)
+        model, _ = tuned(w, predictor, tmp_path / str(lasso), quiet, lasso=lasso, steps=30, rate=2e-2)
         x = w.calibration.inputs(0, 0, range(32))
         run, weights = hidden(model.ffns[0]), model.weights[model.ffns[0].site]
         seen.append(float(np.abs(run(x, [v[0] for v in weights.inputs])).mean()))
@@ -40,7 +36,7 @@ def test_a_group_lasso_makes_blocks_quiet(work, quiet, tmp_path):
 
 
 def test_with_the_gate_in_the_loop_the_gated_loss_falls(work, quiet, tmp_path):
-    w, predictor = work
+    w, predictor = work("scanned")
     (site,) = predictor.sites
     examples = list(w.task.held_out())
     before = evaluate.run(w.model, w.task.loss, evaluate.predicted(w.model, predictor, False, False), examples)[0]
@@ -48,15 +44,13 @@ def test_with_the_gate_in_the_loop_the_gated_loss_falls(work, quiet, tmp_path):
     assert [len(g) for g in gates.values()] == [3]
     moved = [np.abs(g.a - p.a).max() for g, p in zip(gates[site.site], predictor.layers[site.site])]
     assert min(moved) > 1e-3
-    marks = model.weights[site.site].fingerprints
-    renamed = {site.site: tuple(finetune.Layer(m, g.order, g.a, g.b, g.bias) for m, g in zip(marks, gates[site.site]))}
-    cut = finetune.Predictor(predictor.sites, renamed, predictor.facts)
+    cut = finetune.moved(model, predictor, gates)
     after = evaluate.run(model, w.task.loss, evaluate.predicted(model, cut, False, False), examples)[0]
     assert after < before
 
 
 def test_a_stopped_run_goes_on(work, quiet, tmp_path):
-    w, predictor = work
+    w, predictor = work("plain")
     whole, _ = tuned(w, predictor, tmp_path / "whole", quiet, kept=0.5, lasso=1e-3, steps=4, batch=4)
     kept = finetune._optimiser
 

@@ -179,6 +179,21 @@ def test_a_stopped_fit_goes_on(worked, quiet, monkeypatch, tmp_path):
     assert whole.bias.shape == (small.NEURONS // 4,)
 
 
+def test_blocks_are_kept_for_weights_that_were_trained_with_them(worked, quiet, tmp_path):
+    w = worked("nested", block=4)
+    found = calibrate.calibrate(w.model, w.calibration, w.fits, Target(kept=0.5), quiet)
+    order = np.random.default_rng(1).permutation(small.NEURONS).astype(np.int32)
+    (site,) = found.sites
+    own = {site.site: tuple(replace(x, order=order) for x in found.layers[site.site])}
+    replace(found, layers=own).save(path := tmp_path / "gates.safetensors")
+    settings = replace(w.settings, blocks_of=path, steps=2)
+    fits = train.train(w.model, w.data, tmp_path / "fits", settings, quiet)[site.site]
+    assert all((f.order == order).all() for f in fits)
+    assert settings.told()["blocks_of"] == "gates.safetensors"
+    with pytest.raises(CometError, match="has other blocks of up than these, of 8"):
+        train.train(w.model, w.data, tmp_path / "fits", replace(settings, block=8), quiet)
+
+
 def test_blocks_that_do_not_divide_the_neurons(worked, quiet, tmp_path):
     w = worked("plain", rank=2)
     with pytest.raises(CometError, match="up: 32 neurons cannot be split into blocks of 5"):
