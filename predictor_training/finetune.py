@@ -9,6 +9,7 @@ No gradient passes through the choice.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,17 @@ SHARPNESS = 16.0  # logits for a score of one, which is as high as scores get
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How weights are trained on: AdamW, a rate that falls linearly, ``batch`` examples a step."""
+    """How weights are trained on: AdamW, a rate that falls linearly, ``batch`` examples a step.
+
+    ``skip``: examples that are left out first, as those that an earlier fine-tuning has seen.
+    """
 
     lasso: float = 0.0
     kept: float | None = None
     steps: int = 400
     batch: int = 16
-    rate: float = 5e-4
+    rate: float = 1e-3
+    skip: int = 0
     save_every: int = 50
 
 
@@ -70,7 +75,7 @@ def finetune(
         return optax.apply_updates(params, updates), opt, seen
 
     bar = progress.add_task("finetune", total=settings.steps, completed=first)
-    for i, stacked in enumerate(batches(task.train(), settings.batch)):
+    for i, stacked in enumerate(batches(islice(task.train(), settings.skip, None), settings.batch)):
         if i == settings.steps:
             break
         if i < first:
