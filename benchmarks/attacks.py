@@ -212,7 +212,7 @@ def _pairs(shows: np.ndarray, kind: int) -> np.ndarray:
 
 
 def fit(own: Sequence[Seen], flags: Sequence[np.ndarray], overlaps: bool) -> Template:
-    """What an adversary learns from ``own`` windows and the ``flags`` that were opened for them.
+    """What an adversary learns from ``own`` windows and the ``flags`` opened for them, by the policy that is attacked.
 
     ``overlaps``: whether to look at what positions have in common, which says something only where an order lasts.
     """

@@ -133,12 +133,14 @@ def test_nothing_links_no_prompts_and_no_places(model, policy):
 
 
 def test_a_set_that_all_tokens_of_a_call_share_says_no_more(model):
-    together = [
-        attacks.opened(w.active.any(1, keepdims=True), "nothing", i, room=300) for i, w in enumerate(model.victims)
+    together = lambda of, seed: [
+        attacks.opened(w.active.any(1, keepdims=True), "nothing", seed + i, room=300) for i, w in enumerate(of)
     ]
-    template = learnt(model, "nothing")
-    assert attacks.guess(model.victims, together, template).p_model() > 0.02
-    assert attacks.same_prompt(together, together[::-1]) == 0.5
+    template, seen = attacks.fit(model.own, together(model.own, 100), overlaps=True), together(model.victims, 200)
+    found = attacks.guess(model.victims, seen, template)
+    assert found.p_model() > 0.02
+    assert found.both == found.model
+    assert attacks.same_prompt(seen, seen[::-1]) == 0.5
 
 
 def test_gates_of_a_predictor_are_attacked_the_same_way(model):
