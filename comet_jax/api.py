@@ -14,8 +14,9 @@ from comet_jax.errors import CometError
 from comet_jax.frontend import flax as frontend
 from comet_jax.frontend.call import Call
 from comet_jax.frontend.flax import Private, PrivateInstance
-from comet_jax.passes.explain import Explanation
+from comet_jax.passes.explain import Explanation, Link
 from comet_jax.passes.explain import explain as explain_lowered
+from comet_jax.passes.variants import DEALT, priced
 from comet_jax.policy import Policy
 from comet_jax.runtime.plan import Plan
 from comet_jax.runtime.secret import Secret, Shares, is_secret
@@ -137,6 +138,20 @@ def explain(fn: Any, *args: Any, policy: Policy | None = None, **kwargs: Any) ->
     traced = fn.trace(*args, **kwargs)
     uncalibrated = replace(traced, policy=replace(traced.policy, ranges=None)).lower() if traced.policy.ranges else None
     return explain_lowered(traced.lower(), uncalibrated)
+
+
+def fastest(
+    fn: Any, *args: Any, link: Link, policy: Policy | None = None, dealt: float = DEALT, **kwargs: Any
+) -> Policy:
+    """The policy of ``fn`` with the variant that is fastest on ``link``, the parties' connection; nothing is run.
+
+    Variants do the same by other protocols: fewer rounds and bytes online for more dealt ahead of time. ``dealt``: what
+    a dealt byte counts of one that is sent online. Arguments are as for ``explain``, which shows the variant in use.
+    """
+    traced = _under(fn, policy).trace(*args, **kwargs)
+    return min(
+        priced(lambda p: replace(traced, policy=p).lower(), traced.policy, link, dealt), key=lambda p: p.cost
+    ).policy
 
 
 def calibrate(

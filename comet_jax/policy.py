@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Literal, Self
 
 from comet_jax.errors import CometError
+from comet_jax.ir.variant import Variant
 from comet_jax.predictors.artifact import Predictor
 
 
@@ -145,6 +146,7 @@ class Policy:
     which is then looked up by the client in the clear. Nothing is published by default.
     ``gates``: which feed-forward layers are gated; the first gate that fits a site is its own. None by default.
     ``ranges``: how large values get, from ``cj.calibrate``; without them ``numbers`` bounds all values alike.
+    ``variant``: which protocols, of those that do the same; ``cj.fastest`` finds one for a link.
     """
 
     ring: Literal[32, 64] = 32
@@ -152,6 +154,7 @@ class Policy:
     published: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
     ranges: Ranges | None = None
+    variant: Variant = field(default_factory=Variant)
 
     def __post_init__(self):
         if self.ring not in NUMBERS:

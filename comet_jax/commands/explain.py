@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
 
 import tyro
+from rich.table import Table
 
 import comet_jax as cj
 from comet_jax.commands.bench import CaseName
 from comet_jax.commands.jobs import Job, shapes
-from comet_jax.passes.explain import Explanation
+from comet_jax.passes.explain import Explanation, as_text, size
+from comet_jax.passes.variants import DEALT, Priced, priced
 from comet_jax.policy import Reveals
 
 
@@ -18,6 +21,7 @@ def explain(
     *,
     tokens: int | None = None,
     ring: Literal[32, 64] = 32,
+    link: Literal["lan", "wan", "far"] | None = None,
     gate: float | None = None,
     block: int = 1,
     reveals: Reveals = "flags",
@@ -29,21 +33,55 @@ def explain(
         case: what to explain.
         tokens: how many tokens; by default the case's own.
         ring: bits of the ring.
+        link: show the variants of the program, and which is fastest on this link.
         gate: gate the feed-forward layers, with room for this part of their blocks.
         block: neurons in a block of a gate.
         reveals: what a gate shows to both parties.
         as_json: print one JSON object.
     """
-    found = explained(Job(job=case, tokens=tokens, ring=ring, gate=gate, block=block, reveals=reveals))
+    job = Job(job=case, tokens=tokens, ring=ring, gate=gate, block=block, reveals=reveals)
+    found = explained(job)
+    variants = [] if link is None else list(_variants(job, cj.LINKS[link]))
     if as_json:
-        print(json.dumps({"case": case, "ring": ring, **dataclasses.asdict(found)}))
-    else:
-        print(found)
+        told = {"case": case, "ring": ring, **dataclasses.asdict(found)}
+        print(json.dumps(told | ({"link": link, "variants": list(map(_figures, variants))} if link else {})))
+        return
+    print(found)
+    if link:
+        print(f"\nVariants on the link {link}; the fastest, with dealt bytes at {DEALT:g} of their time, is marked:")
+        print(as_text(_table(variants)))
+
+
+def _variants(job: Job, link: cj.Link) -> Iterator[Priced]:
+    function, arguments, policy = _call(job)
+    traced = cj.private(function, policy=policy).trace(*arguments)
+    return priced(lambda p: dataclasses.replace(traced, policy=p).lower(), policy, link)
+
+
+def _figures(p: Priced) -> dict[str, Any]:
+    figures = {name: getattr(p, name) for name in ("rounds", "online_bytes", "offline_bytes", "seconds", "cost")}
+    return {"variant": str(p.policy.variant), **figures}
+
+
+def _table(variants: list[Priced]) -> Table:
+    table, best = Table(box=None, pad_edge=False), min(variants, key=lambda p: p.cost)
+    table.add_column("variant", overflow="fold")
+    for name in ("rounds", "online", "offline", "seconds", ""):
+        table.add_column(name, justify="right")
+    for p in variants:
+        sizes = size(p.online_bytes), size(p.offline_bytes)
+        table.add_row(str(p.policy.variant), str(p.rounds), *sizes, f"{p.seconds:.3g}", "*" if p is best else "")
+    return table
 
 
 def explained(job: Job) -> Explanation:
     """The explanation of a case; its input is nobody's, as in a benchmark."""
+    function, arguments, policy = _call(job)
+    return cj.explain(function, *arguments, policy=policy)
+
+
+def _call(job: Job) -> tuple[Callable[..., Any], tuple, cj.Policy]:
     made = job.case()
     policy = made.policy(job.ring)
     x = cj.seal(shapes(made.x), policy) if made.sealed else shapes(made.x)
-    return cj.explain(made.function, shapes(made.weights), x, policy=policy)
+    return made.function, (shapes(made.weights), x), policy

@@ -5,13 +5,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from comet_jax.gadgets.bits import at_least, open_to_compare, open_truncated
+from comet_jax.gadgets.bits import compare, open_to_compare, open_truncated
 from comet_jax.gadgets.series import smallest_fit
 from comet_jax.ir.program import Builder, Var
 from comet_jax.protocols.fourier import Fourier
 from comet_jax.protocols.linear import Combine
 from comet_jax.protocols.opening import Lift, Open
-from comet_jax.protocols.selection import Gate
 
 
 def relu(b: Builder, x: Var, *, shift: int, width: int, ring: int) -> Var:
@@ -21,7 +20,7 @@ def relu(b: Builder, x: Var, *, shift: int, width: int, ring: int) -> Var:
     """
     w = open_truncated(b, x, shift=shift, width=width)
     y = b.emit(Lift(ring), w)
-    return b.emit(Gate((1,)), at_least(b, w, (0,)), w, y)
+    return compare(b, w, (0,)).gate((1,), w, y)
 
 
 def smooth(
@@ -70,9 +69,9 @@ def smooth(
     h = b.emit(Fourier(series, fraction, ring), v)
     height = bits + 2 + math.ceil(math.log2(limit)) + 1
     hw = open_truncated(b, h, shift=coefficient + fraction - bits, width=height)
-    z = at_least(b, w, (-edge, edge), low=low)
-    linear = b.emit(Gate((1, 1)), z, w, y)
-    curved = b.emit(Gate((2, -2)), z, hw, b.emit(Lift(ring), hw))
+    z = compare(b, w, (-edge, edge), low=low)
+    linear = z.gate((1, 1), w, y)
+    curved = z.gate((2, -2), hw, b.emit(Lift(ring), hw))
     return b.emit(Combine((1, 1)), linear, curved), 2 * scale
 
 

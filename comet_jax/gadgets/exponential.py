@@ -9,11 +9,10 @@ import math
 
 import numpy as np
 
-from comet_jax.gadgets.bits import at_least, open_to_compare, open_truncated
+from comet_jax.gadgets.bits import compare, open_to_compare, open_truncated
 from comet_jax.ir.program import Builder, Var
 from comet_jax.protocols.linear import Combine, Scale, Sum, Table
 from comet_jax.protocols.opening import Lift, Open
-from comet_jax.protocols.selection import Gate, ToArithmetic
 from comet_jax.protocols.softmax import ExpTable
 
 TOP = 30  # levels below the largest result
@@ -66,11 +65,11 @@ def exponential(
     low_end, high_end = math.floor((end - nats * (TOP - 1)) * compared) + 2, math.ceil(end * compared) + 2
     limits = ((low_end, 1),) * too_low + ((high_end, -1),) * too_high
     furthest = bound * compared + max(abs(t) for t, _ in limits)
-    z = at_least(b, open_to_compare(b, x, shift=shift, largest=furthest), tuple(t for t, _ in limits))
-    gated = b.emit(Gate(tuple(sign for _, sign in limits)), z, ew, out)
+    z = compare(b, open_to_compare(b, x, shift=shift, largest=furthest), tuple(t for t, _ in limits))
+    gated = z.gate(tuple(sign for _, sign in limits), ew, out)
     out = gated if too_low else b.emit(Combine((1, 1)), out, gated)
     if too_high:
         values = np.array([0] * too_low + [round(largest * out_scale)], np.int64)
-        ends = b.emit(Scale(Table(values)), b.emit(ToArithmetic(ring), z))
+        ends = b.emit(Scale(Table(values)), z.number(ring))
         out = b.emit(Combine((1, 1)), out, b.emit(Sum((len(x.shape),)), ends))
     return out, out_scale

@@ -11,7 +11,6 @@ from comet_jax.gadgets.series import coefficient_bits, evaluate
 from comet_jax.ir.program import Builder, Var
 from comet_jax.protocols.fourier import fit
 from comet_jax.protocols.linear import Combine, Scale, Sum, Table
-from comet_jax.protocols.selection import ToArithmetic
 
 TERMS = 9
 
@@ -29,7 +28,7 @@ def logarithm(b: Builder, v: Var, *, shift: int, low: int, octaves: int, scale: 
     )
     # The first bit says only that there is an octave: it counts for nothing.
     weights = np.array([0] + [round(math.log(2) * unit)] * (octaves - 1), np.int64)
-    whole = b.emit(Sum((len(v.shape),)), b.emit(Scale(Table(weights)), b.emit(ToArithmetic(ring), z)))
+    whole = b.emit(Sum((len(v.shape),)), b.emit(Scale(Table(weights)), z.number(ring)))
     start = Table(np.array(round((low * math.log(2) - math.log(scale)) * unit), np.int64))
     return b.emit(Combine((1, 1), start), evaluate(b, u, series, ring), whole), unit
 

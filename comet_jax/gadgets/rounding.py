@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from comet_jax.gadgets.bits import at_least, open_truncated
+from comet_jax.gadgets.bits import compare, open_truncated
 from comet_jax.ir.program import Builder, Var
 from comet_jax.protocols.linear import Combine, Sum, Table
 from comet_jax.protocols.opening import Lift
-from comet_jax.protocols.selection import ToArithmetic
 
 
 def floor(b: Builder, x: Var, *, fraction: int, width: int) -> Var:
@@ -30,7 +29,7 @@ def _stairs(b: Builder, x: Var, *, fraction: int, width: int, period: int, steps
     w = open_truncated(b, x, shift=shift, width=max(3, width - shift + 1))
     t = b.emit(Lift(x.bits), w)
     d = b.emit(Combine((1, -(1 << shift))), x, t)
-    z = at_least(b, open_truncated(b, d, shift=0, width=shift + 2 + period), steps)
-    reached = b.emit(Sum((len(x.shape),)), b.emit(ToArithmetic(x.bits), z))
+    z = compare(b, open_truncated(b, d, shift=0, width=shift + 2 + period), steps)
+    reached = b.emit(Sum((len(x.shape),)), z.number(x.bits))
     lowest = Table(np.array(-(1 << period), np.int64))
     return b.emit(Combine((1 << period, 1), lowest), t, reached)

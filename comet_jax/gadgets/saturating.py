@@ -5,12 +5,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from comet_jax.gadgets.bits import at_least, open_to_compare, open_truncated
+from comet_jax.gadgets.bits import compare, open_to_compare, open_truncated
 from comet_jax.gadgets.series import EXTRA, FRACTION, coefficient_bits, evaluate, smallest_fit, wide_series
 from comet_jax.ir.program import Builder, Var
 from comet_jax.protocols.linear import Combine, Scale, Sum, Table
 from comet_jax.protocols.opening import Lift, Open
-from comet_jax.protocols.selection import Gate, ToArithmetic
 
 PERIOD = 16  # bits that the series reads: the finest that its table of cosines has
 COMPARED = 6  # fraction bits of the argument that its comparison with the limits looks at
@@ -61,9 +60,9 @@ def saturating(
     shift = max(0, bits - COMPARED)
     compared = scale / 2.0**shift
     edge = math.floor(limit * compared)
-    z = at_least(b, open_to_compare(b, x, shift=shift, largest=bound * compared + edge), (-edge, edge))
-    curve = b.emit(Gate((1, -1)), z, hw, b.emit(Lift(ring), hw))
-    ones = b.emit(Scale(Table(np.array(1 << result, np.int64))), b.emit(ToArithmetic(ring), z))
+    z = compare(b, open_to_compare(b, x, shift=shift, largest=bound * compared + edge), (-edge, edge))
+    curve = z.gate((1, -1), hw, b.emit(Lift(ring), hw))
+    ones = b.emit(Scale(Table(np.array(1 << result, np.int64))), z.number(ring))
     total = b.emit(Sum((len(x.shape),)), ones)
     return b.emit(Combine((1, 1), Table(np.array(-(1 << result), np.int64))), total, curve), 2.0**result
 

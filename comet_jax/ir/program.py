@@ -11,6 +11,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import TypeVar
 
+from comet_jax.ir.variant import Variant
 from comet_jax.protocols.protocol import Opening, Protocol, recorded
 from comet_jax.sharing.packing import Item, Layout
 from comet_jax.sharing.wires import Disclosed, Mask, Opened, Shared, Wire
@@ -246,6 +247,7 @@ class Builder:
 
     ops: list[Op] = field(default_factory=list)
     inputs: list[Var] = field(default_factory=list)
+    variant: Variant = field(default_factory=Variant)
     _next: int = 0
     _site: tuple[str, str] = ("", "")
     _seen: dict[tuple, tuple[Var, ...]] = field(default_factory=dict)

@@ -93,6 +93,7 @@ class Explanation:
     ``online_bytes``: sent by one party (both send the same). ``offline_bytes``: sent by the dealer. Rows count bits
     without padding, so they add up to slightly less. ``saved``: what passes of the compiler made of these figures.
     ``gates``: what each gate shows to whom.
+    ``variant``: which protocols are in use, of those that do the same.
     """
 
     rounds: int
@@ -102,6 +103,7 @@ class Explanation:
     reveals: tuple[str, ...]
     saved: tuple[Saving, ...] = ()
     gates: tuple[GateView, ...] = ()
+    variant: str = ""
 
     def seconds(self, link: Link) -> float:
         """Communication online over ``link``; local work comes on top."""
@@ -122,7 +124,7 @@ class Explanation:
             site = r.site if r.times == 1 else f"{r.site} x{r.times}"
             table.add_row(
                 *(site, r.operation, r.protocols, str(r.rounds * r.times)),
-                *(_size(r.online_bytes * r.times), _size(r.offline_bytes * r.times)),
+                *(size(r.online_bytes * r.times), size(r.offline_bytes * r.times)),
                 *(" ".join(map(str, r.opened_bits)), _count(r.products * r.times)),
                 *("" if x is None else f"{x:.{digits}f}" for x, digits in ((r.fraction, 0), (r.headroom, 1))),
             )
@@ -133,13 +135,13 @@ class Explanation:
 
     def __str__(self) -> str:
         total = (
-            f"{self.rounds} rounds, {_size(self.online_bytes)} sent by each party, "
-            f"{_size(self.offline_bytes)} from the dealer"
+            f"{self.rounds} rounds, {size(self.online_bytes)} sent by each party, "
+            f"{size(self.offline_bytes)} from the dealer"
         )
         times = ", ".join(f"{self.seconds(link):.3g} s ({name})" for name, link in LINKS.items())
         saved = [str(s) for s in self.saved]
-        gates = [str(g) for g in self.gates]
-        return "\n".join([as_text(self.table()), "", total, f"communication: {times}", *saved, *self.reveals, *gates])
+        notes = [f"communication: {times}", f"variant: {self.variant}", *saved, *self.reveals, *map(str, self.gates)]
+        return "\n".join([as_text(self.table()), "", total, *notes])
 
     def plot(self, ax: Any = None) -> Any:
         """Online bytes by site, one colour an operation, on matplotlib axes (new ones by default), which it returns."""
@@ -166,7 +168,8 @@ def as_text(table: Table) -> str:
     return console.export_text().rstrip()
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
+    """A number of bytes, for people."""
     for unit in ("B", "KB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
@@ -200,15 +203,9 @@ def explain(lowered: Lowered, uncalibrated: Lowered | None = None) -> Explanatio
     if uncalibrated:
         before = uncalibrated.program.online_bytes
         saved.append(Saving("calibrate", "bytes online: as many bits as values need", before, program.online_bytes))
-    return Explanation(
-        program.round_count,
-        program.online_bytes,
-        program.offline_bytes,
-        rows,
-        tuple(reveals),
-        tuple(saved),
-        tuple(_gates(lowered)),
-    )
+    counts = program.round_count, program.online_bytes, program.offline_bytes
+    gates, variant = tuple(_gates(lowered)), str(lowered.policy.variant)
+    return Explanation(*counts, rows, tuple(reveals), tuple(saved), gates, variant)
 
 
 def _gates(lowered: Lowered) -> Iterable[GateView]:

@@ -31,7 +31,7 @@ import comet_jax.rules.structure
 import comet_jax.rules.windows  # noqa: F401  (importing a rules module registers its rules)
 from comet_jax.errors import CometError, UnsupportedOperationError
 from comet_jax.ir.jaxprs import Const, Graph, Node, Value, concrete
-from comet_jax.ir.program import Program
+from comet_jax.ir.program import Builder, Program
 from comet_jax.passes import leaks
 from comet_jax.passes.narrow import narrow
 from comet_jax.passes.ranges import bind
@@ -124,7 +124,7 @@ class Lowered:
 
 def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     """Lower ``graph`` for inputs of the given kinds; arrays are public."""
-    s = Scope(policy.numbers, ranges=bind(policy.ranges, graph))
+    s = Scope(policy.numbers, Builder(variant=policy.variant), ranges=bind(policy.ranges, graph))
     mine = lambda given: isinstance(given, OwnedInput) and given.owner == "model"
     names = {v: given.name for v, given in zip(graph.inputs, inputs) if mine(given)}  # type: ignore[union-attr]
     graph = sparsify(graph, names, policy.gates)

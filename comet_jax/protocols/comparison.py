@@ -12,7 +12,10 @@ a public number with one that the dealer knows:
 
 One set of tables serves several thresholds. Two rounds less than a tree of two-input gates; the material grows as
 2^digits, so five digits or fewer. Cost: one round; 2 (n - 1) bits a threshold and element, where n is the number of
-digits; dealt n (2^w - 1) + 1 bits an element and 3 2^(n-1) - 2 n - 1 bits a threshold.
+digits; dealt n (2^w - 1) + 1 bits an element (n 2^w + 1 for digits of 7 and 8 bits) and 3 2^(n-1) - 2 n - 1 bits a
+threshold.
+Or the word has one bit more, that of the terms that are no products: then it says all, and whatever the bit is used
+for may look it up (``truth``), instead of steps 3 and an opening of the bit.
 Source: look-up-table gates on masked bits (Ishai et al., TCC 2013; Dessouky et al., NDSS 2017), thermometer form ours.
 """
 
@@ -26,6 +29,7 @@ import numpy as np
 
 from comet_jax.protocols.protocol import Coins, Dealer, Material, Party, Protocol
 from comet_jax.sharing.groups import Group, bit
+from comet_jax.sharing.packing import Where
 from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Plain, Share, Shared
 
 BIT = Group(1, xor=True)
@@ -56,7 +60,8 @@ class DigitLookup(Protocol):
 
     ``thresholds`` are integers at the wire's scale; outputs have one more, last axis, for them. ``low`` bits of y
     are ignored: y is compared as if rounded, within 2^low, and then y - t must stay 2^low below the wire's limit.
-    ``width`` bits a digit, at most 6. Outside the wire's ``where`` both outputs are zero.
+    ``width`` bits a digit, at most 8. ``whole``: one output, a word with the top bit and top digit's less above the
+    others. Outside the wire's ``where`` outputs are zero.
 
     Ideal functionality: shares of the bits named above, as functions of y and the opened c. Nothing is sent: each
     party takes its own shares out of a table that was dealt afresh, at a place that c gives.
@@ -65,18 +70,21 @@ class DigitLookup(Protocol):
     thresholds: tuple[int, ...]
     low: int = 0
     width: int = 4
+    whole: bool = False
 
     def _digits(self, w: Opened) -> _Digits:
         return _Digits(w.group.bits, self.low, self.width)
 
     def outputs(self, w: Opened):
-        if not w.headroom or not 1 <= self.width <= 6 or not self.thresholds:
+        if not w.headroom or not 1 <= self.width <= 8 or not self.thresholds:
             raise ValueError(f"cannot compare {w} by {self}")
         limit = 1 << (w.group.bits - 2)
         if any(abs(t) > limit for t in self.thresholds):
             raise ValueError(f"a threshold of {self.thresholds} is beyond the wire's {w.group.bits} bits")
         shape = (*w.shape, len(self.thresholds))
         base, word = Shared(shape, BIT), self._digits(w).word
+        if self.whole:
+            return (Shared(shape, Group(word + 1, xor=True)),)
         return (base, Shared(shape, Group(word, xor=True))) if word else (base,)
 
     def deal(self, dealer: Dealer, w: Mask):
@@ -84,9 +92,10 @@ class DigitLookup(Protocol):
         for i, (a, width) in enumerate(self._digits(w.wire).spans):
             if width:
                 digit = (w.r >> w.r.dtype.type(a)) & w.r.dtype.type((1 << width) - 1)
-                table = Group((1 << width) - 1, xor=True)
-                one = table.dtype.type(1)
-                dealer.give(f"less{i}", (one << digit.astype(table.dtype)) - one, table, w.wire.where)
+                table, where = _thermometer(digit, width), w.wire.where
+                if table.ndim > digit.ndim and where is not None:
+                    where = Where(np.broadcast_to(where.mask[..., None], table.shape).copy())
+                dealer.give(f"less{i}", table, _table_group(width), where)
         dealer.give("top", bit(w.r, m - 2), BIT, w.wire.where)
         return self.outputs(w.wire)
 
@@ -100,11 +109,11 @@ class DigitLookup(Protocol):
             if not width:
                 less.append(jnp.zeros(c.shape, jnp.uint32))
                 continue
-            table = material[f"less{i}"][..., None]
-            one = table.dtype.type(1)
+            table = material[f"less{i}"]
             v = ((c >> c.dtype.type(a)) & c.dtype.type((1 << width) - 1)).astype(table.dtype)
-            here = (table >> v) & one
-            before = jnp.where(v == 0, party.first(one), (table >> jnp.where(v == 0, v, v - one)) & one)
+            one = table.dtype.type(1)
+            here = _entry(table, v, width)
+            before = jnp.where(v == 0, party.first(one), _entry(table, jnp.where(v == 0, v, v - one), width))
             less.append(here.astype(jnp.uint32))
             equal.append((here ^ before).astype(jnp.uint32))
         base = less[-1] ^ material["top"][..., None] ^ party.first(bit(c, ring.bits - 2).astype(jnp.uint32))
@@ -112,7 +121,11 @@ class DigitLookup(Protocol):
 
     def _results(self, wire: Opened, base, less, equal):
         word = self._digits(wire).word
-        out = (base, _word(less, equal, Group(word, xor=True))) if word else (base,)
+        if self.whole:
+            group = Group(word + 1, xor=True)
+            out = (_word(less, equal, group) | (base.astype(group.dtype) << group.dtype.type(word)),)
+        else:
+            out = (base, _word(less, equal, Group(word, xor=True))) if word else (base,)
         return out if wire.where is None else tuple(o * wire.where.mask[..., None].astype(o.dtype) for o in out)
 
     def ideal(self, coins: Coins, w: OpenedPlain):
@@ -127,6 +140,43 @@ class DigitLookup(Protocol):
             equal.append((d(c) == d(r)).astype(jnp.uint32))
         base = less[-1] ^ bit(r, ring.bits - 2).astype(jnp.uint32) ^ bit(c, ring.bits - 2).astype(jnp.uint32)
         return self._results(w.wire, base, less, equal)
+
+
+def _table_group(width: int) -> Group:
+    """A thermometer, whose last entry is always zero, as one word; or in words of 64 entries."""
+    return Group(min(64, (1 << width) - 1), xor=True)
+
+
+def _thermometer(digit: jax.Array, width: int) -> jax.Array:
+    """T[v] = [v < digit] at bit v; for digits of more than 6 bits, at bit v mod 64 of word v / 64 on a last axis."""
+    dtype = _table_group(width).dtype
+    one = dtype.type(1)
+    if width <= 6:
+        return (one << digit.astype(dtype)) - one
+    filled = digit[..., None].astype(jnp.int32) - 64 * np.arange(1 << width - 6, dtype=np.int32)
+    part = (one << jnp.clip(filled, 0, 63).astype(dtype)) - one
+    return jnp.where(filled >= 64, ~dtype.type(0), part)
+
+
+def _entry(table: jax.Array, v: jax.Array, width: int) -> jax.Array:
+    """A party's shares of T[v], for several v on a last axis."""
+    one = table.dtype.type(1)
+    if width <= 6:
+        return (table[..., None] >> v) & one
+    words = np.arange(1 << width - 6, dtype=table.dtype)
+    here = (v >> table.dtype.type(6))[..., None] == words
+    word = jnp.where(here, table[..., None, :], jnp.zeros_like(table[..., None, :])).sum(-1, dtype=table.dtype)
+    return (word >> (v & table.dtype.type(63))) & one
+
+
+def truth(bits: int) -> tuple[int, ...]:
+    """What a ``whole`` word of ``bits`` bits says, for each of its values."""
+    words = np.arange(1 << bits)
+    at = lambda p: words >> p & 1
+    out = at(bits - 1)
+    for i in range(bits // 2):
+        out = out ^ reduce(np.bitwise_and, [at(2 * j + 1) for j in range(i, bits // 2)], at(2 * i))
+    return tuple(map(int, out))
 
 
 def _word(less: list[jax.Array], equal: list[jax.Array], group: Group) -> jax.Array:

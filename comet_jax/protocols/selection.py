@@ -8,6 +8,7 @@ of masked bits with dealt products as in Function Secret Sharing's truth-table g
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from comet_jax.protocols.protocol import Coins, Dealer, Material, Party, Protocol
@@ -114,15 +115,68 @@ class Gate(Protocol):
             top = material["mu_top"].astype(ring.dtype) << ring.dtype.type(m)
             masked = masked + w.wrapped(ring)[..., None] * top
         each = e * y.x[..., None] + _sign(e, ring) * masked
-        return (_keep(w.wire, self._weigh(ring, each)),)
-
-    def _weigh(self, ring: Group, each):
-        a = np.array([ring.constant(a) for a in self.coefficients], ring.dtype)
-        return ring.reduce((each * a).sum(-1, dtype=ring.dtype))
+        return (_keep(w.wire, _weighed(ring, self.coefficients, each)),)
 
     def ideal(self, coins: Coins, z: OpenedPlain, w: OpenedPlain, y):
         ring = y.wire.group
-        return (_keep(w.wire, self._weigh(ring, z.y.astype(ring.dtype) * y.v[..., None])),)
+        return (_keep(w.wire, _weighed(ring, self.coefficients, z.y.astype(ring.dtype) * y.v[..., None])),)
+
+
+@dataclass(frozen=True)
+class LookupGate(Protocol):
+    """<word1 .. wordn>, <y>, [y] -> [sum_t a_t f(word_t) y] in y's ring, public integers a_t and a table of bits f.
+
+    The words, opened under xor, are on the last axis of the first wire. As ``Gate``, with dealt f, f r and f msb r at
+    every value that a word may be opened to, of which the parties take their shares at the one that it is: the bit f
+    itself is opened nowhere. Outside the wire's ``where`` the result is zero. Ideal functionality: that sum. Argument:
+    local, on dealt arrays that were shared afresh and are used at one public place each. Dealt per word of b bits:
+    2^b (3 k - m) bits (2^(b + 1) k where m = k). Online: nothing.
+    Source: one-time truth tables (Ishai et al., TCC 2013).
+    """
+
+    coefficients: tuple[int, ...]
+    table: tuple[int, ...]
+
+    def outputs(self, z: Opened, w: Opened, y: Shared):
+        whole = z.group.xor and z.where is None and len(self.table) == 1 << z.group.bits
+        if not whole or z.shape != (*w.shape, len(self.coefficients)) or not w.headroom or w.shape != y.shape:
+            raise ValueError(f"gates by a table of {len(self.table)} bits and {z} on {w}")
+        return (y,)
+
+    def narrowed(self, bits: int, *inputs: Wire):
+        z, w, _ = inputs
+        return self, (z.group.bits, w.group.bits, bits)
+
+    def deal(self, dealer: Dealer, z: Mask, w: Mask, y: Shared):
+        ring, m = y.group, w.wire.group.bits
+        opened = np.arange(len(self.table), dtype=z.r.dtype)
+        bits = jnp.asarray(np.array(self.table, ring.dtype))[opened ^ z.r[..., None]]
+        r, top = (a.astype(ring.dtype)[..., None, None] for a in (w.r, w.top(ring.dtype)))
+        dealer.give("f", bits, ring)
+        dealer.give("f_r", bits * r, ring)
+        if m < ring.bits:
+            dealer.give("f_top", bits * top, Group(ring.bits - m))
+        return (y,)
+
+    def online(self, party: Party, material: Material, z: OpenedShare, w: OpenedShare, y: Share):
+        ring, m = y.wire.group, w.wire.group.bits
+        here = z.value[..., None] == np.arange(len(self.table), dtype=z.value.dtype)
+        taken = lambda table: jnp.where(here, table, jnp.zeros_like(table)).sum(-1, dtype=table.dtype)
+        each = w.public(ring)[..., None] * taken(material["f"]) - taken(material["f_r"])
+        if m < ring.bits:
+            top = taken(material["f_top"]).astype(ring.dtype) << ring.dtype.type(m)
+            each = each + w.wrapped(ring)[..., None] * top
+        return (_keep(w.wire, _weighed(ring, self.coefficients, each)),)
+
+    def ideal(self, coins: Coins, z: OpenedPlain, w: OpenedPlain, y: Plain):
+        ring = y.wire.group
+        bits = jnp.asarray(np.array(self.table, ring.dtype))[z.y.astype(jnp.uint32)]
+        return (_keep(w.wire, _weighed(ring, self.coefficients, bits * y.v[..., None])),)
+
+
+def _weighed(ring: Group, coefficients: tuple[int, ...], each):
+    a = np.array([ring.constant(a) for a in coefficients], ring.dtype)
+    return ring.reduce((each * a).sum(-1, dtype=ring.dtype))
 
 
 def _keep(wire: Opened, out):

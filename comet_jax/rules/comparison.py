@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from comet_jax.gadgets.bits import at_least, open_to_compare, open_truncated
+from comet_jax.gadgets.bits import compare as compare_wire
 from comet_jax.ir.program import Var
 from comet_jax.protocols.booleans import Xor
 from comet_jax.protocols.linear import Rearrange, Table
@@ -239,7 +240,7 @@ def minimum(s: Scope, node, x: Term, y: Term):
 def _relu_of(s: Scope, d: Joint) -> Joint:
     def make():
         w, y, scale = opened(s, d)
-        return Scaled(s.b.emit(Gate((1,)), at_least(s.b, w, (0,)), w, y), scale)
+        return Scaled(compare_wire(s.b, w, (0,)).gate((1,), w, y), scale)
 
     return s.result(d.shape, make)
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from comet_jax.gadgets.bits import at_least, open_to_compare
+from comet_jax.gadgets.bits import compare, open_to_compare
 from comet_jax.gadgets.exponential import exponential
 from comet_jax.gadgets.logarithm import logarithm
 from comet_jax.gadgets.rounding import floor, round_to_even
@@ -12,7 +12,6 @@ from comet_jax.gadgets.saturating import SATURATING, saturating
 from comet_jax.gadgets.trigonometry import wave
 from comet_jax.policy import Range
 from comet_jax.protocols.linear import Combine, Sum, Table
-from comet_jax.protocols.selection import ToArithmetic
 from comet_jax.rules.arithmetic import _power, add, divide, multiply, multiply_by_public, negate
 from comet_jax.rules.comparison import absolute
 from comet_jax.rules.fused import rsqrt, sqrt
@@ -223,8 +222,8 @@ def sign(s: Scope, node, x: Joint):
         raw = x.raw
         shift = s.low_bits(raw, n.operand)
         largest = _bound(s, x, raw.scale) * raw.scale / 2.0**shift + 1
-        z = at_least(s.b, open_to_compare(s.b, raw.var, shift=shift, largest=largest), (0, 1))
-        both = s.b.emit(Sum((len(x.shape),)), s.b.emit(ToArithmetic(n.ring), z))
+        z = compare(s.b, open_to_compare(s.b, raw.var, shift=shift, largest=largest), (0, 1))
+        both = s.b.emit(Sum((len(x.shape),)), z.number(n.ring))
         return Scaled(s.b.emit(Combine((1,), Table(np.array(-1, np.int64))), both), 1.0)
 
     return s.result(x.shape, make, range=Range(1.0, 1.0, 0.0))

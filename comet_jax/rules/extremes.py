@@ -4,10 +4,9 @@ import math
 
 import numpy as np
 
-from comet_jax.gadgets.bits import at_least, open_truncated
+from comet_jax.gadgets.bits import Compared, compare, open_truncated
 from comet_jax.ir.program import Var
 from comet_jax.protocols.linear import Combine, Rearrange, Table
-from comet_jax.protocols.selection import Gate, ToArithmetic
 from comet_jax.rules.arithmetic import negate, rearranged, up_to
 from comet_jax.rules.comparison import largest
 from comet_jax.rules.registry import rule
@@ -94,28 +93,28 @@ def _every_other(s: Scope, x: Var, k: int, half: int) -> Var:
     return columns(s, x, k, half, 2)
 
 
-def _winners(s: Scope, values: Var, width: int) -> tuple[Var, Var]:
+def _winners(s: Scope, values: Var, width: int) -> tuple[Compared, Var]:
     """One round of a tournament: whether the first of each pair is at least the second, and those that go on."""
     count, axis = values.shape[-1], len(values.shape) - 1
     first, second = (_every_other(s, values, k, count // 2) for k in (0, 1))
     d = s.b.emit(Combine((1, -1)), first, second)
     w = open_truncated(s.b, d, shift=0, width=width)
-    z = at_least(s.b, w, (0,))
-    best = s.b.emit(Combine((1, 1)), second, s.b.emit(Gate((1,)), z, w, d))
+    z = compare(s.b, w, (0,))
+    best = s.b.emit(Combine((1, 1)), second, z.gate((1,), w, d))
     if count % 2:  # the last has no partner
         best = s.b.emit(Rearrange("concatenate", (axis,)), best, columns(s, values, count - 1, 1))
     return z, best
 
 
-def _better_place(s: Scope, z: Var, places: "Var | np.ndarray", half: int, bits: int) -> Var:
+def _better_place(s: Scope, z: Compared, places: "Var | np.ndarray", half: int, bits: int) -> Var:
     if isinstance(places, np.ndarray):
         first, second = places[..., : 2 * half : 2], places[..., 1 : 2 * half : 2]
-        bit = s.b.emit(Rearrange("reshape", (z.shape[:-1],)), s.b.emit(ToArithmetic(s.numbers.ring), z))
+        bit = s.b.emit(Rearrange("reshape", (z.var.shape[:-1],)), z.number(s.numbers.ring))
         return s.b.emit(Combine((1,), Table(second.astype(np.int64))), s.scale_by(bit, first - second))
     first, second = (_every_other(s, places, k, half) for k in (0, 1))
     d = s.b.emit(Combine((1, -1)), first, second)
     w = open_truncated(s.b, d, shift=0, width=bits)
-    return s.b.emit(Combine((1, 1)), second, s.b.emit(Gate((1,)), z, w, d))
+    return s.b.emit(Combine((1, 1)), second, z.gate((1,), w, d))
 
 
 def _append_place(s: Scope, where: Var, places: "Var | np.ndarray", last: int) -> Var:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from comet_jax.gadgets.activations import PARITY, SMOOTH, relu, smooth
-from comet_jax.gadgets.bits import at_least, open_truncated, requantise
+from comet_jax.gadgets.bits import compare, open_truncated, requantise
 from comet_jax.gadgets.inverse import inverse
 from comet_jax.gadgets.normalise import normalise
 from comet_jax.gadgets.softmax import log_sum_exp, softmax
@@ -15,7 +15,6 @@ from comet_jax.ir.program import Var
 from comet_jax.protocols.bilinear import Product
 from comet_jax.protocols.linear import Combine, Rearrange
 from comet_jax.protocols.opening import Lift
-from comet_jax.protocols.selection import Gate
 from comet_jax.rules.arithmetic import masked, rearranged
 from comet_jax.rules.registry import rule
 from comet_jax.rules.scope import Scope
@@ -237,13 +236,13 @@ def _inverse(s: Scope, x: Joint, *, root: bool) -> Joint:
         if not root:
             w = open_truncated(s.b, v, shift=shift, width=a.width)
             y = s.b.emit(Lift(64), w)
-            sign = at_least(s.b, w, (0,))
-            v, shift = s.b.emit(Combine((1, -1)), s.b.emit(Gate((2,)), sign, w, y), y), 0
+            sign = compare(s.b, w, (0,))
+            v, shift = s.b.emit(Combine((1, -1)), sign.gate((2,), w, y), y), 0
         numerator = 2.0**fraction * (math.sqrt(a.scale) if root else a.scale)
         i = inverse(s.b, v, shift=shift, low=a.low, octaves=a.octaves, numerator=numerator, root=root)
         out = s.b.emit(Lift(s.numbers.ring), i)
         if sign is not None:
-            out = s.b.emit(Combine((1, -1)), s.b.emit(Gate((2,)), sign, i, out), out)
+            out = s.b.emit(Combine((1, -1)), sign.gate((2,), i, out), out)
         return Scaled(out, 2.0**fraction)
 
     return s.result(x.shape, make)

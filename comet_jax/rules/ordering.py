@@ -11,10 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
-from comet_jax.gadgets.bits import at_least, open_truncated
+from comet_jax.gadgets.bits import compare, open_truncated
 from comet_jax.ir.program import Var
 from comet_jax.protocols.linear import Combine, Rearrange, Table
-from comet_jax.protocols.selection import Gate
 from comet_jax.rules.arithmetic import negate, rearranged, up_to
 from comet_jax.rules.extremes import columns, fixed, lowered_infinities
 from comet_jax.rules.layout import taken, transposed
@@ -127,8 +126,8 @@ def _exchanged(s: Scope, carried: list[tuple[Var, int]], pairs: Pairs) -> list[t
         a, b = take(var, first), take(var, second)
         d = s.b.emit(Combine((1, -1)), b, a)
         w = open_truncated(s.b, d, shift=0, width=width)
-        z = at_least(s.b, w, (0,)) if z is None else z
-        moved = s.b.emit(Gate((1,)), z, w, d)
+        z = compare(s.b, w, (0,)) if z is None else z
+        moved = z.gate((1,), w, d)
         low, high = s.b.emit(Combine((1, -1)), b, moved), s.b.emit(Combine((1, 1)), a, moved)
         out.append((take(s.b.emit(Rearrange("concatenate", (axis,)), var, low, high), source), width))
     return out

@@ -76,6 +76,10 @@ class Scope:
     places: dict[tuple[str, str], "Place"] = field(default_factory=dict)
     outer: "Scope | None" = None
 
+    def __post_init__(self):
+        if self.outer:
+            self.b.variant = self.outer.b.variant
+
     @property
     def depth(self) -> int:
         """How many loops this level is in."""

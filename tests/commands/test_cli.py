@@ -39,6 +39,16 @@ def test_whole_models_stay_within_their_budget(case, tokens, online, offline, ro
     assert found["rounds"] <= rounds
 
 
+def test_explain_shows_the_variants_on_a_link(capsys):
+    found = run_json(capsys, "explain", "relu", "--link", "far")
+    costs = {v["variant"]: v["cost"] for v in found["variants"]}
+    assert len(costs) == 4
+    assert found["variant"] in costs
+    main(["explain", "relu", "--link", "far"])
+    (best,) = [line for line in capsys.readouterr().out.splitlines() if line.endswith("*")]
+    assert best.startswith(min(costs, key=costs.__getitem__))
+
+
 def test_explain_prints_a_table(capsys):
     main(["explain", "matmul", "--tokens", "2"])
     printed = capsys.readouterr().out

@@ -11,6 +11,7 @@ from comet_jax.gadgets.normalise import normalise
 from comet_jax.gadgets.softmax import log_sum_exp, softmax
 from comet_jax.interpreters.ideal import Drawn, ideal
 from comet_jax.ir.program import Builder, Program, Var
+from comet_jax.ir.variant import Variant
 from comet_jax.policy import NUMBERS
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.packing import Where
@@ -22,8 +23,15 @@ KEY = np.arange(8, dtype=np.uint32)
 class Gadget:
     """A gadget on a wire of ``shape``: ``make(builder, wire)`` returns the result and its scale."""
 
-    def __init__(self, make: Callable[[Builder, Var], tuple[Var, float]], shape, ring: int, scale: float):
-        b = Builder()
+    def __init__(
+        self,
+        make: Callable[[Builder, Var], tuple[Var, float]],
+        shape,
+        ring: int,
+        scale: float,
+        variant: Variant | None = None,
+    ):
+        b = Builder(variant=variant or Variant())
         x = b.input(Shared(tuple(shape), Group(ring)))
         self._out, self._out_scale = make(b, x)
         self.program: Program = b.finish(self._out)
@@ -45,19 +53,19 @@ def _operand(ring: int) -> tuple[int, int, float]:
     return n.raw - n.operand, n.width(n.operand, n.bound), 2.0**n.operand
 
 
-def relu_gadget(shape, ring: int) -> Gadget:
+def relu_gadget(shape, ring: int, variant: Variant | None = None) -> Gadget:
     shift, width, scale = _operand(ring)
     make = lambda b, x: (relu(b, x, shift=shift, width=width, ring=ring), scale)
-    return Gadget(make, shape, ring, 2.0 ** NUMBERS[ring].raw)
+    return Gadget(make, shape, ring, 2.0 ** NUMBERS[ring].raw, variant)
 
 
-def smooth_gadget(name: str, shape, ring: int) -> Gadget:
+def smooth_gadget(name: str, shape, ring: int, variant: Variant | None = None) -> Gadget:
     shift, width, scale = _operand(ring)
     function, limit = SMOOTH[name]
     how = {"shift": shift, "width": width, "ring": ring, "scale": scale}
     how |= {"limit": limit, "tolerance": 5e-4, "parity": PARITY.get(name, "even")}
     make = lambda b, x: smooth(b, x, **how, function=function)
-    return Gadget(make, shape, ring, 2.0 ** NUMBERS[ring].raw)
+    return Gadget(make, shape, ring, 2.0 ** NUMBERS[ring].raw, variant)
 
 
 def softmax_gadget(shape, ring: int, where: Where | None = None, scale: float | None = None) -> Gadget:

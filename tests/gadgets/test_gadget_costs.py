@@ -1,7 +1,11 @@
 """What an element costs at 32 bits: bytes of one party, rounds, and bytes from the dealer."""
 
+from functools import partial
+
 import pytest
 from numbers_at_scale import log_sum_exp_gadget, norm_gadget, relu_gadget, smooth_gadget, softmax_gadget
+
+from comet_jax.passes.variants import VARIANTS
 
 ELEMENTS = (64, 64)
 COUNT = 64 * 64
@@ -15,6 +19,15 @@ def _cost(gadget):
 def test_relu():
     online, rounds, dealt = _cost(relu_gadget(ELEMENTS, 32))
     assert (online <= 4, rounds <= 3, dealt <= 45) == (True, True, True)
+
+
+@pytest.mark.parametrize("make", [relu_gadget, partial(smooth_gadget, "gelu_tanh")])
+def test_variants_trade_dealt_bytes_for_bytes_and_rounds(make):
+    few, wide, looked_up = (_cost(make(ELEMENTS, 32, v)) for v in VARIANTS[:3])
+    assert wide[0] < few[0]
+    assert wide[1] == few[1] == 3
+    assert looked_up[:2] == (wide[0], 2)
+    assert few[2] < wide[2] < looked_up[2]
 
 
 @pytest.mark.parametrize("name", ["gelu_tanh", "gelu_erf", "silu"])

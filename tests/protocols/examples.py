@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from comet_jax.gadgets.bits import at_least, open_truncated
+from comet_jax.gadgets.bits import at_least, compare, open_truncated
 from comet_jax.ir.program import Builder, Op, Program, Var
+from comet_jax.ir.variant import Variant
 from comet_jax.protocols.bilinear import Bilinear, Product, RowSquares
 from comet_jax.protocols.booleans import And, Xor
 from comet_jax.protocols.comparison import BIT, Borrow, DigitLookup
@@ -14,7 +15,7 @@ from comet_jax.protocols.fourier import Fourier, fit
 from comet_jax.protocols.linear import Combine, Rearrange, Resize, RunningSum, Scale, Sum, Table
 from comet_jax.protocols.opening import HighBits, Lift, Open, Reveal
 from comet_jax.protocols.public import Constant, PublicProduct
-from comet_jax.protocols.selection import Gate, Parity, ToArithmetic
+from comet_jax.protocols.selection import Gate, LookupGate, Parity, ToArithmetic
 from comet_jax.protocols.softmax import ExpTable, LevelCounts
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.packing import Where
@@ -232,23 +233,49 @@ def _bits(t: Collection, k: int) -> None:
     t.add(f"compare {k} two digits", Borrow, [(x[0], room(10, s))], flags((0,), width=10), rounds=3, dealt=6)
     t.add(f"as integers {k}", ToArithmetic, [x], flags((0,)), rounds=3, dealt=6 * k)
 
+    def looked_up(low, digit, thresholds=(0,), where=None, width=m):
+        def build(b, v):
+            b.variant = Variant(digit, word=5)
+            w = open_truncated(b, v, shift=s, width=width, where=where)
+            return compare(b, w, thresholds, low=low).number(k)
+
+        return build
+
+    # Digits of 8 and 7 bits in words of 64 entries, and of 6 in one.
+    wide = 256 + 256 + 3 + 1
+    t.add(f"compare {k} by wide digits", DigitLookup, [x], looked_up(0, 8), rounds=2, dealt=6 * wide)
+    t.add(
+        f"compare {k} by wide digits of some", DigitLookup, [x], looked_up(0, 8, (0,), MASK), rounds=2, dealt=3 * wide
+    )
+    three = looked_up(1, 6, (-5000, 1, 5000))
+    t.add(f"look up {k} with three", DigitLookup, [one(m)], three, rounds=2, dealt=6 * (63 + 63 + 31 + 1))
+    t.add(f"compare {k} seven bits", DigitLookup, [x], looked_up(3, 7), rounds=2, dealt=6 * (2 * 128 + 3 + 1 - 2))
+
     def inverted(b, v):
         z = at_least(b, open_truncated(b, v, shift=s, width=m), (0,), low=14)
         return b.emit(ToArithmetic(k), b.emit(Xor(flip=Table(np.array(1))), z)), b.emit(ToArithmetic(k), z)
 
     t.add(f"not {k}", Xor, [x], inverted, rounds=2, dealt=0)
 
-    def gated(width, coefficients, where=None):
+    def gated(width, coefficients, where=None, variant=None):
         def build(b, v):
+            b.variant = variant or b.variant
             w = open_truncated(b, v, shift=s if width < k else 0, width=width, where=where)
-            z = at_least(b, w, tuple(1000 * i for i in range(len(coefficients))), low=width - 6)
-            return b.emit(Gate(coefficients), z, w, b.emit(Lift(k), w))
+            low = width - (12 if variant else 6)
+            z = compare(b, w, tuple(1000 * i for i in range(len(coefficients))), low=low)
+            return z.gate(coefficients, w, b.emit(Lift(k), w))
 
         return build
 
     t.add(f"gate {k}", Gate, [one(m)], gated(m, (1, -3)), rounds=2, dealt=12 * (3 * k - m))
     t.add(f"gate {k} of some", Gate, [one(m)], gated(m, (1,), MASK), rounds=2, dealt=6 * (3 * k - m))
     t.add(f"gate {k} whole", Gate, [(x[0], room(k - 1))], gated(k, (1,)), rounds=2, dealt=6 * 2 * k)
+    by_table = lambda width, coefficients, where=None: gated(width, coefficients, where, Variant(5, 3))
+    entries = 8 * (3 * k - m)
+    t.add(f"look-up gate {k}", LookupGate, [one(m)], by_table(m, (1, -3)), rounds=2, dealt=12 * entries)
+    t.add(f"look-up gate {k} of some", LookupGate, [one(m)], by_table(m, (1,), MASK), rounds=2, dealt=6 * entries)
+    whole_wire = [(x[0], room(k - 1))]
+    t.add(f"look-up gate {k} whole", LookupGate, whole_wire, by_table(k, (1,)), rounds=2, dealt=6 * 8 * 2 * k)
 
 
 def _tables(t: Collection, k: int) -> None:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from two_parties import TwoParties
 
-from comet_jax.gadgets.bits import at_least, open_truncated
+from comet_jax.gadgets.bits import at_least, compare, open_truncated
 from comet_jax.ir.program import Builder
+from comet_jax.ir.variant import Variant
 from comet_jax.protocols.difference import Subtract
 from comet_jax.protocols.linear import Rearrange, Table
 from comet_jax.protocols.lookup import Lookup, Select
@@ -92,6 +93,30 @@ def test_comparison_and_gate():
     np.testing.assert_array_equal(Group(K).decode(gated), np.maximum(values, 0))
     clear = (np.abs(values) >= 16) & (values < 64 - 16)
     np.testing.assert_array_equal(rough[clear], (values >= 0)[clear])
+
+
+@pytest.mark.parametrize(("width", "variant"), [(8, Variant(4, 3)), (10, Variant(7, 3))])
+def test_comparison_and_gate_by_look_up(width, variant):
+    """As above, with the comparison's bit in a word that nobody opens, and digits of more than one table's word."""
+    half = 1 << min(width, K) - 2
+    values, masks = _grid(np.arange(3 - half, half), np.arange(1 << width))
+    first = np.random.default_rng(0).integers(0, 1 << K, values.size).astype(np.uint32)
+
+    def build(b, x):
+        b.variant = variant
+        if width > K:  # in a larger ring, whose values are all of the smaller one's
+            x = b.emit(Lift(width + 2), open_truncated(b, x, shift=0, width=K))
+        w = open_truncated(b, x, shift=0, width=width)
+        z = compare(b, w, (0, 3))
+        assert z.truth
+        return [z.number(K), z.gate((1, 2), w, b.emit(Lift(12), w))]
+
+    run = _worlds(build, values, first, masks.astype(np.uint32), width)
+    bits, gated = (o[0] for o in run.outputs)
+    reached = np.stack([values >= 0, values >= 3], -1)
+    np.testing.assert_array_equal(bits.reshape(reached.shape), reached)
+    exact = Group(12).encode((reached * np.array([1, 2])).sum(-1) * values)
+    np.testing.assert_array_equal(gated.reshape(values.size), exact)
 
 
 @pytest.mark.parametrize("threshold", [-32, -5, 0, 1, 31])

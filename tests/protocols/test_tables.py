@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from comet_jax.gadgets.softmax import LOW, PUBLIC
+from comet_jax.gadgets.softmax import FINE_LOW, FINE_PUBLIC, LOW, PUBLIC
 from comet_jax.protocols.fourier import LONGEST, TABLE_BITS, WHOLE_TABLE, Series, _cos_sin, _cosine, _fine_tables
 from comet_jax.protocols.linear import Rearrange
 from comet_jax.protocols.opening import HighBits, Lift, Open
@@ -48,10 +48,11 @@ def test_a_longer_period_is_the_same_everywhere(period):
         np.testing.assert_allclose(got, exact * (1 << TABLE_BITS), atol=3)
 
 
-def test_the_exponential_is_the_same_everywhere():
+@pytest.mark.parametrize(("low", "public"), [(LOW, PUBLIC), *((FINE_LOW[k], FINE_PUBLIC[k]) for k in (32, 64))])
+def test_the_exponential_is_the_same_everywhere(low, public):
     """For scores at a power of two's scale, where a level is four nats."""
-    steps = np.arange(1 << LOW) * (4 / (1 << LOW))
-    assert np.all(_distance_from_rounding(np.exp(steps) * 2.0**PUBLIC) > 1)
+    steps = np.arange(1 << low) * (4 / (1 << low))
+    assert np.all(_distance_from_rounding(np.exp(steps) * 2.0**public) > 1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,51 @@
+"""The variant of a program that is fastest on a link, and that all of them compute the same."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ideal_world import Ideal
+
+import comet_jax as cj
+from comet_jax.passes.variants import VARIANTS
+
+X = np.linspace(-6, 6, 24, dtype=np.float32).reshape(2, 12)
+SHAPE = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+
+
+def everything(x):
+    """Each use of a comparison's bit: gates, integers, both, flags; alone, in a loop, in a tournament."""
+    loop = jax.lax.scan(lambda c, row: (jnp.maximum(c, row), None), x[0], x)[0]
+    own = jax.nn.relu(x), jax.nn.gelu(x), jnp.tanh(x), jnp.sign(x), jnp.floor(x), jnp.log(jnp.abs(x) + 0.5)
+    return *own, 1 / (x + 0.25), jnp.exp(x / 4), x.max(-1), x.argmax(-1), jnp.where(x > 1, x, 0.5), loop
+
+
+@pytest.mark.parametrize("variant", VARIANTS[1:])
+def test_they_compute_the_same(variant):
+    found = Ideal(everything, (X,), ("sealed",), cj.Policy(variant=variant)).results()
+    for got, wanted in zip(found, everything(X), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=8e-3, rtol=1e-3)
+
+
+def test_links_that_wait_take_fewer_rounds_and_slow_dealers_less_material():
+    x = cj.seal(SHAPE)
+    slow = cj.Link(latency=20e-3, bandwidth=1e9)
+    assert cj.fastest(jax.nn.relu, x, link=slow).variant == VARIANTS[2]
+    assert cj.fastest(jax.nn.relu, x, link=replace(slow, latency=0.0), dealt=0.0).variant == VARIANTS[1]
+    assert cj.fastest(jax.nn.relu, x, link=replace(slow, latency=0.0), dealt=1.0).variant == VARIANTS[0]
+
+
+def test_the_policy_is_otherwise_the_same():
+    policy = cj.Policy(ring=64, published=("embedding",))
+    found = cj.fastest(jax.nn.relu, cj.seal(SHAPE, policy), link=cj.LINKS["far"], policy=policy)
+    assert replace(found, variant=policy.variant) == policy
+    told = str(cj.explain(jax.nn.relu, cj.seal(SHAPE), policy=cj.Policy(variant=VARIANTS[2])))
+    assert "variant: comparisons by digits of 8 bits, looked up in words of 3 bits" in told
+
+
+@pytest.mark.parametrize("options", [{"digit": 3}, {"digit": 9}, {"word": 6}, {"word": -1}])
+def test_what_is_no_variant(options):
+    with pytest.raises(ValueError, match="bits"):
+        cj.Variant(**options)
