@@ -123,6 +123,17 @@ def test_several_examples_widen_the_ranges():
     assert max(largest(both)) > max(largest(one))
 
 
+def test_integers_of_any_size_are_numbers():
+    """Only a real number below -1e4 stands for minus infinity: the range of integers has to hold them all."""
+    weights, x = np.array([[3, -40_000]], np.int32), np.array([1, 5], np.int32)
+    found = cj.calibrate(lambda w, x: w + x, (weights, x), margin=1.0)
+    ((_, ranges),) = found.policy.ranges.graphs
+    assert max(r.largest for r in ranges if r) == 2.0**16
+    assert found.policy.ring == 32
+    masked = cj.calibrate(lambda w, x: jax.nn.softmax(x @ w + np.float32([0, -4e4])), (real(2, 2), real(3, 2)))
+    assert max(r.largest for _, rs in masked.policy.ranges.graphs for r in rs if r) < 100
+
+
 def test_nothing_is_told_of_weights():
     ranges = cj.calibrate(ffn, (PARAMS, X)).policy.ranges
     ((_, found),) = ranges.graphs

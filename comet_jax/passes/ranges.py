@@ -14,7 +14,7 @@ import numpy as np
 from comet_jax.errors import CometError
 from comet_jax.ir.jaxprs import Const, Graph, Node, Value, is_key
 from comet_jax.policy import Range, Ranges
-from comet_jax.rules.arithmetic import MINUS_INFINITY
+from comet_jax.rules.arithmetic import is_finite
 
 # Steps that hand their input on at the scale it has, or at a public multiple of it.
 SAME_SCALE = {
@@ -125,8 +125,9 @@ class Observed:
 
 def _numbers(x: Any) -> np.ndarray:
     """What is a number in x: not what stands for minus infinity."""
-    x = np.asarray(x).astype(np.float64).reshape(-1)
-    return x[np.isfinite(x) & (x > MINUS_INFINITY)]
+    x = np.asarray(x).reshape(-1)
+    kept = x[is_finite(x)].astype(np.float64)
+    return kept[np.isfinite(kept)]
 
 
 def _run(graph: Graph, arrays: Sequence[Any], note: Callable[[Value, Any], None]) -> list[Any]:
