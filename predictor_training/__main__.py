@@ -111,7 +111,7 @@ def calibrate(
     fitted, held = (Activations.open(source.folder / part, model) for part in ("train", "calibration"))
     with _progress() as progress:
         fits = training.train(model, fitted, source.folder / "fits", settings, progress)
-        increase = lambda predictor: evaluation.increase(model, task.loss, predictor, list(task.calibration()))
+        increase = evaluation.increase(model, task.loss, list(task.calibration())) if target.loss else None
         found = calibration.calibrate(model, held, fits, target, progress, increase)
     facts = {"model": model.digest, "data": fitted.digest, "settings": settings.told()}
     replace(found, facts={**found.facts, **facts}).save(source.predictor)

@@ -224,9 +224,10 @@ def _overall(predictor: Predictor, notes: Mapping[str, np.ndarray], calls: int) 
     return summary(np.concatenate(list(notes.values())).sum(0), calls * layers)
 
 
-def increase(model: Model, loss: Callable, predictor: Predictor, examples: Sequence[Example]) -> float:
-    """The part by which the loss grows with all layers gated as deployed."""
-    return run(model, loss, predicted(model, predictor), examples)[0] / run(model, loss, {}, examples)[0] - 1
+def increase(model: Model, loss: Callable, examples: Sequence[Example]) -> Callable[[Predictor], float]:
+    """A function: the part by which the loss on ``examples`` grows with a predictor's gates, as deployed."""
+    dense, _ = run(model, loss, {}, examples)
+    return lambda predictor: run(model, loss, predicted(model, predictor), examples)[0] / dense - 1
 
 
 def table(found: Mapping[str, Any]) -> Table:

@@ -9,7 +9,7 @@ import small
 
 from comet_jax.errors import CometError
 from comet_jax.predictors.reference import scores
-from predictor_training import calibrate, cluster, fixed_point, targets, train
+from predictor_training import calibrate, cluster, evaluate, fixed_point, targets, train
 from predictor_training.calibrate import Target
 from predictor_training.layers import layers
 
@@ -134,6 +134,11 @@ def test_a_loss_is_met_with_as_few_gates_as_it_takes(worked, quiet):
     found = calibrate.calibrate(w.model, w.calibration, w.fits, Target(loss=0.01), quiet, increase)
     assert found.facts["calibration"]["up"]["kept"][0] == pytest.approx(0.2, abs=0.03)
     assert len(asked) > 3
+    measured = evaluate.increase(w.model, w.task.loss, list(w.task.calibration()))
+    assert abs(measured(found)) < 0.5
+    assert measured(calibrate.calibrate(w.model, w.calibration, w.fits, Target(kept=0.99), quiet)) == pytest.approx(
+        0, abs=1e-3
+    )
 
 
 def test_room_is_for_the_fullest_layer_and_for_all_but_a_few_calls():
