@@ -16,16 +16,18 @@ def exact(
     activation: str = "relu",
     block: int = 1,
     capacity: float = 1.0,
+    margin: float = 2 / 128,
 ) -> Predictor:
     """A predictor whose scores are the layers' own pre-activations, scaled: of the first neuron in each block.
 
-    ``weights``: [d, h] for each layer; of blocks all neurons should be alike.
+    ``weights``: [d, h] for each layer; of blocks all neurons should be alike. ``margin``: what is added to scores, by
+    default two of their steps, so that none that is active is rounded away.
     """
     d, h = weights[0].shape
     biases = [np.zeros(h)] * len(weights) if biases is None else biases
     size = 8 * max(np.linalg.norm(w, axis=0).max() + np.abs(b).max() for w, b in zip(weights, biases))
     layers = tuple(
-        Layer(fingerprint(w), np.arange(h), np.eye(d), w[:, ::block] / size, b[::block] / size)
+        Layer(fingerprint(w), np.arange(h), np.eye(d), w[:, ::block] / size, b[::block] / size + margin)
         for w, b in zip(weights, biases)
     )
     return Predictor((Site(site, activation, d, h, len(weights), block, d, capacity),), {site: layers})

@@ -251,7 +251,10 @@ NETWORKS = [
     one("layer norm", lambda x: nn.LayerNorm(use_bias=False, use_scale=False).apply({}, x), error=PRODUCT),
     one("RMS norm", lambda x: nn.RMSNorm(use_scale=False).apply({}, x), error=PRODUCT),
     one("division by the norm", lambda x: x / jnp.linalg.norm(x, axis=1, keepdims=True), error=PRODUCT),
-    one("attention", lambda x, y: nn.dot_product_attention(x[:, None], y[:, None], y[:, None]), X, Y, error=PRODUCT),
+    # Two scores that are nearly alike: what rounding does to one of them, the softmax passes on.
+    one(
+        "attention", lambda x, y: nn.dot_product_attention(x[:, None], y[:, None], y[:, None]), X, Y, error=3 * PRODUCT
+    ),
 ]
 
 CONTROL = [

@@ -170,7 +170,7 @@ def test_a_scan_and_the_same_layers_unrolled_agree():
 def test_flags_show_which_neurons_are_active_in_one_order_a_session(make):
     p = params()
     active = np.asarray(FFN().apply(p, x(), capture_intermediates=True)[1]["intermediates"]["up"]["__call__"][0]) > 0
-    policy, orders = gated(predictor(p), "flags"), []
+    policy, orders = gated(predictor(p, margin=0.0), "flags"), []
     for _ in range(2):
         with make() as session:
             fn, w = cj.private(FFN(), policy=policy), cj.share(p, "model")

@@ -54,4 +54,5 @@ def test_every_rule_has_a_case(monkeypatch):
         inputs = [[cj.seal(shape(x)) for x in c.inputs] for c in cases]
         cj.private(together(cases)).trace(weights, inputs).lower()
     missing = {name for name in NEWER if not hasattr(jax.lax, f"{name}_p")}
-    assert called == set(registry.RULES) - missing
+    # Gated layers are a policy's, not a primitive's: test_gating.py has them.
+    assert called == set(registry.RULES) - missing - {"gated_ffn"}
