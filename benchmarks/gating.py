@@ -31,7 +31,7 @@ def main(
     source: Annotated[Source, tyro.conf.arg(name="")],
     settings: Annotated[Settings, tyro.conf.arg(name="")],
     label: str,
-    kept: tuple[float, ...] = (0.02, 0.03, 0.045, 0.065, 0.09, 0.125, 0.2, 0.3, 0.5),
+    kept: tuple[float, ...] = (0.02, 0.035, 0.06, 0.09, 0.125, 0.25),
     output: Path = Path("benchmarks/gating"),
 ) -> None:
     task, model = source.open()
@@ -83,6 +83,9 @@ def plot(data: dict[str, Any], path: Path) -> None:
             axes.plot(x, y, style, color=f"C{k}", label=f"{label}: {name}", marker="." if name == "predicted" else None)
         axes.axhline(found["dense"], color=f"C{k}", linewidth=0.8, alpha=0.6)
     axes.set(xscale="log", xlabel="part of neurons kept, mean over layers", ylabel="loss, nats a byte")
+    ticks = (0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5)
+    axes.set_xticks(ticks, [f"{t:.0%}" for t in ticks])
+    axes.minorticks_off()
     low = min(found["dense"] for found in data.values())
     axes.set_ylim(low * 0.995, low * 1.15)
     axes.set_title("Horizontal lines: dense")

@@ -29,12 +29,12 @@ MARGIN = 1.1
 class Target:
     """What thresholds are chosen for: one of the four.
 
-    ``recall``: of the gates that are on, the same in each layer. ``kept``: the mean part of gates that is open, with
-    budgets that lose the least energy over all layers together. ``loss``: the part by which the loss may grow, with all
-    layers gated. ``capacity``: the part of gates that there is room for, in each layer of a site; a scan has room for
-    as many in each of its steps, so that none is left over. ``tokens``: of the calls that capacity is for, where they
-    have fewer tokens than those collected. ``overflow``: the part of calls that may want more gates than there is room
-    for.
+    ``recall``: of the gates that are on, the same in each layer. ``kept``: the mean part of gates that is open, or less
+    where more would save nothing, with budgets that lose the least energy over all layers together. ``loss``: the part
+    by which the loss may grow, with all layers gated. ``capacity``: the part of gates that there is room for, in each
+    layer of a site; a scan has room for as many in each of its steps, so that none is left over. ``tokens``: of the
+    calls that capacity is for, where they have fewer tokens than those collected. ``overflow``: the part of calls that
+    may want more gates than there is room for.
     """
 
     recall: float | None = None
