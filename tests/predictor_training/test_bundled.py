@@ -17,6 +17,7 @@ BUNDLED = {
     "byte_lm.gates": ("byte_lm", 0.003),
     "byte_lm.blocks": ("byte_lm", 0.05),
     "byte_lm.sparse.gates": ("byte_lm.sparse", 0.003),
+    "byte_lm.sparse.blocks": ("byte_lm.sparse", 0.03),
 }
 
 
