@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import matplotlib
+import matplotlib.ticker
 import numpy as np
 import tyro
 from rich.progress import Progress
@@ -24,6 +25,7 @@ from predictor_training.layers import Model
 from predictor_training.tasks import Task
 from predictor_training.train import Settings
 
+LEAST = 1e-4
 STYLES = {"oracle": ":", "predicted": "-", "predicted, floating point": "--", "static": "-."}
 
 
@@ -76,22 +78,25 @@ def plot(data: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4.5))
+    figure, axes = plt.subplots(figsize=(8, 5))
     for k, (label, found) in enumerate(data.items()):
         for name, style in STYLES.items():
-            x, y = zip(*(p[name] for p in found["points"]))
-            axes.plot(x, y, style, color=f"C{k}", label=f"{label}: {name}", marker="." if name == "predicted" else None)
-        axes.axhline(found["dense"], color=f"C{k}", linewidth=0.8, alpha=0.6)
-    axes.set(xscale="log", xlabel="part of neurons kept, mean over layers", ylabel="loss, nats a byte")
+            kept, losses = zip(*(p[name] for p in found["points"]))
+            # A curve ends where gates cost less than what two losses can be told apart by.
+            growth = [max(x / found["dense"] - 1, LEAST) for x in losses]
+            shown = f"{label} (dense {found['dense']:.4f}): " if name == "oracle" else ""
+            axes.plot(
+                kept, growth, style, color=f"C{k}", label=shown + name, marker="." if name == "predicted" else None
+            )
     ticks = (0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5)
+    axes.set(xscale="log", yscale="log", ylim=(LEAST, None))
+    axes.set(xlabel="part of neurons kept, mean over layers", ylabel="growth of the loss, all layers gated")
     axes.set_xticks(ticks, [f"{t:.0%}" for t in ticks])
-    axes.minorticks_off()
-    low = min(found["dense"] for found in data.values())
-    axes.set_ylim(low * 0.995, low * 1.15)
-    axes.set_title("Horizontal lines: dense")
-    axes.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:g}%")
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":
