@@ -16,7 +16,7 @@ from comet_jax.frontend.call import Call
 from comet_jax.frontend.flax import Private, PrivateInstance
 from comet_jax.passes.explain import Explanation, Link
 from comet_jax.passes.explain import explain as explain_lowered
-from comet_jax.passes.variants import DEALT, priced
+from comet_jax.passes.variants import DEALT, SPEED, priced
 from comet_jax.policy import Policy
 from comet_jax.runtime.plan import Plan
 from comet_jax.runtime.secret import Secret, Shares, is_secret
@@ -141,17 +141,23 @@ def explain(fn: Any, *args: Any, policy: Policy | None = None, **kwargs: Any) ->
 
 
 def fastest(
-    fn: Any, *args: Any, link: Link, policy: Policy | None = None, dealt: float = DEALT, **kwargs: Any
+    fn: Any,
+    *args: Any,
+    link: Link,
+    policy: Policy | None = None,
+    dealt: float = DEALT,
+    speed: float = SPEED,
+    **kwargs: Any,
 ) -> Policy:
     """The policy of ``fn`` with the variant that is fastest on ``link``, the parties' connection; nothing is run.
 
-    Variants do the same by other protocols: fewer rounds and bytes online for more dealt ahead of time. ``dealt``: what
-    a dealt byte counts of one that is sent online. Arguments are as for ``explain``, which shows the variant in use.
+    Variants do the same by other protocols: fewer rounds and bytes online for more dealt ahead of time. Gates that do
+    not pay on this link are left out. ``dealt``: what a dealt byte counts of one that is sent online. ``speed``: ring
+    products a second of a party. Arguments are as for ``explain``, which shows the variant in use.
     """
     traced = _under(fn, policy).trace(*args, **kwargs)
-    return min(
-        priced(lambda p: replace(traced, policy=p).lower(), traced.policy, link, dealt), key=lambda p: p.cost
-    ).policy
+    candidates = priced(lambda p: replace(traced, policy=p).lower(), traced.policy, link, dealt, speed)
+    return min(candidates, key=lambda p: p.cost).policy
 
 
 def calibrate(

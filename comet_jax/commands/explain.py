@@ -33,7 +33,7 @@ def explain(
         case: what to explain.
         tokens: how many tokens; by default the case's own.
         ring: bits of the ring.
-        link: show the variants of the program, and which is fastest on this link.
+        link: show the variants of the program, without its gates too, and which is fastest on this link.
         gate: gate the feed-forward layers, with room for this part of their blocks.
         block: neurons in a block of a gate.
         reveals: what a gate shows to both parties.
@@ -59,18 +59,18 @@ def _variants(job: Job, link: cj.Link) -> Iterator[Priced]:
 
 
 def _figures(p: Priced) -> dict[str, Any]:
-    figures = {name: getattr(p, name) for name in ("rounds", "online_bytes", "offline_bytes", "seconds", "cost")}
-    return {"variant": str(p.policy.variant), **figures}
+    figures = {name: getattr(p, name) for name in ("rounds", "online_bytes", "offline_bytes", "products", "seconds", "cost")}
+    return {"variant": str(p.policy.variant), "gates": len(p.policy.gates), **figures}
 
 
 def _table(variants: list[Priced]) -> Table:
     table, best = Table(box=None, pad_edge=False), min(variants, key=lambda p: p.cost)
     table.add_column("variant", overflow="fold")
-    for name in ("rounds", "online", "offline", "seconds", ""):
+    for name in ("gates", "rounds", "online", "offline", "seconds", ""):
         table.add_column(name, justify="right")
     for p in variants:
-        sizes = size(p.online_bytes), size(p.offline_bytes)
-        table.add_row(str(p.policy.variant), str(p.rounds), *sizes, f"{p.seconds:.3g}", "*" if p is best else "")
+        counts = str(len(p.policy.gates)), str(p.rounds), size(p.online_bytes), size(p.offline_bytes)
+        table.add_row(str(p.policy.variant), *counts, f"{p.seconds:.3g}", "*" if p is best else "")
     return table
 
 

@@ -93,7 +93,8 @@ class Explanation:
     ``online_bytes``: sent by one party (both send the same). ``offline_bytes``: sent by the dealer. Rows count bits
     without padding, so they add up to slightly less. ``saved``: what passes of the compiler made of these figures.
     ``gates``: what each gate shows to whom.
-    ``variant``: which protocols are in use, of those that do the same.
+    ``variant``: which protocols are in use, of those that do the same. ``layers``: the attention and feed-forward
+    layers that were found, by the paths that gates name them by.
     """
 
     rounds: int
@@ -104,6 +105,7 @@ class Explanation:
     saved: tuple[Saving, ...] = ()
     gates: tuple[GateView, ...] = ()
     variant: str = ""
+    layers: tuple[str, ...] = ()
 
     def seconds(self, link: Link) -> float:
         """Communication online over ``link``; local work comes on top."""
@@ -141,7 +143,7 @@ class Explanation:
         times = ", ".join(f"{self.seconds(link):.3g} s ({name})" for name, link in LINKS.items())
         saved = [str(s) for s in self.saved]
         notes = [f"communication: {times}", f"variant: {self.variant}", *saved, *self.reveals, *map(str, self.gates)]
-        return "\n".join([as_text(self.table()), "", total, *notes])
+        return "\n".join([as_text(self.table()), "", *self.layers, total, *notes])
 
     def plot(self, ax: Any = None) -> Any:
         """Online bytes by site, one colour an operation, on matplotlib axes (new ones by default), which it returns."""
@@ -205,7 +207,8 @@ def explain(lowered: Lowered, uncalibrated: Lowered | None = None) -> Explanatio
         saved.append(Saving("calibrate", "bytes online: as many bits as values need", before, program.online_bytes))
     counts = program.round_count, program.online_bytes, program.offline_bytes
     gates, variant = tuple(_gates(lowered)), str(lowered.policy.variant)
-    return Explanation(*counts, rows, tuple(reveals), tuple(saved), gates, variant)
+    layers = tuple(map(str, lowered.layers))
+    return Explanation(*counts, rows, tuple(reveals), tuple(saved), gates, variant, layers)
 
 
 def _gates(lowered: Lowered) -> Iterable[GateView]:
@@ -270,8 +273,14 @@ def _rows(program: Program, times: int, places: Mapping[tuple[str, str], Place])
         )
 
 
+def products(program: Program) -> int:
+    """Ring multiplications of one party online, those of each step of a loop; sums and moves count for none."""
+    inner = (op.protocol for op in program.ops if isinstance(op.protocol, Scan))
+    return sum(map(_products, program.ops)) + sum(scan.length * products(scan.body) for scan in inner)
+
+
 def _products(op: Op) -> int:
-    """Ring multiplications of one party online; sums and moves count for none."""
+    """Those of one step of the program itself."""
     if isinstance(op.protocol, Scan | Opening):
         return 0
     return op.protocol.products(*(v.wire for v in op.inputs))

@@ -32,9 +32,11 @@ import comet_jax.rules.windows  # noqa: F401  (importing a rules module register
 from comet_jax.errors import CometError, UnsupportedOperationError
 from comet_jax.ir.jaxprs import Const, Graph, Node, Value, concrete
 from comet_jax.ir.program import Builder, Program
-from comet_jax.passes import leaks
+from comet_jax.passes import attention, leaks, sites
+from comet_jax.passes.attention import Attention
 from comet_jax.passes.narrow import narrow
 from comet_jax.passes.ranges import bind
+from comet_jax.passes.sites import FFN
 from comet_jax.passes.sparsify import sparsify
 from comet_jax.policy import Policy, Range
 from comet_jax.protocols.opening import Reveal
@@ -94,7 +96,7 @@ class Lowered:
     ``encodings``: one a program input, or the position and form of the ``SharedInput`` that it takes.
     ``results``: one an output of the graph; those with a scale are the program's outputs, in order.
     ``proof``: what the leak check found. ``places``: scales, by site and operation. ``wide``: the program before it
-    was narrowed, for comparison.
+    was narrowed, for comparison. ``layers``: the model's attention and feed-forward layers, as they were found.
     """
 
     program: Program
@@ -105,6 +107,7 @@ class Lowered:
     proof: leaks.Proof
     places: dict[tuple[str, str], Place]
     wide: Program
+    layers: tuple[Attention | FFN, ...] = ()
 
     def as_text(self) -> str:
         """The program, for people."""
@@ -127,6 +130,7 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     s = Scope(policy.numbers, Builder(variant=policy.variant), ranges=bind(policy.ranges, graph))
     mine = lambda given: isinstance(given, OwnedInput) and given.owner == "model"
     names = {v: given.name for v, given in zip(graph.inputs, inputs) if mine(given)}  # type: ignore[union-attr]
+    layers = (*attention.find(graph, names), *sites.find(graph, names))
     graph = sparsify(graph, names, policy.gates)
     terms: list[Term] = []
     taken: dict[int, tuple[int, Form]] = {}
@@ -157,7 +161,8 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     encodings = tuple(by_var[v.id] if v.id in by_var else taken[v.id] for v in wide.inputs)
     owners = tuple(x.owner if isinstance(x, OwnedInput) else None for x in inputs)
     return Lowered(
-        program, owners, encodings, tuple(results), policy, leaks.check(program, _shown(policy)), s.places, wide
+        *(program, owners, encodings, tuple(results), policy),
+        *(leaks.check(program, _shown(policy)), s.places, wide, layers),
     )
 
 

@@ -8,13 +8,14 @@ have a first axis more outside.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 
 from comet_jax.gadgets.activations import SMOOTH
 from comet_jax.ir.jaxprs import Const, Graph, Node, Value
 
 ACTIVATIONS = frozenset({"relu", *SMOOTH} - {"softplus"})  # zero, nearly, for what is far below zero
 # Steps that change no number of an array: the weight behind them is the same weight.
-_SAME = ("convert_element_type", "reshape", "squeeze", "copy", "transpose", "broadcast_in_dim", "reduce_precision")
+SAME = ("convert_element_type", "reshape", "squeeze", "copy", "transpose", "broadcast_in_dim", "reduce_precision")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,15 @@ class FFN:
         """Hidden neurons."""
         return self.hidden.shape[-1]
 
+    def __str__(self) -> str:
+        kind = f"{self.activation}, gated" if self.linear else self.activation
+        return f"feed-forward {self.site}: {kind}, {self.width:,} wide, {self.neurons:,} neurons{times(self.steps)}"
+
+
+def times(steps: tuple[int, ...]) -> str:
+    """How often a layer in loops runs, for people."""
+    return f", {prod(steps)} times" if steps else ""
+
 
 def find(graph: Graph, names: Mapping[Value, str]) -> list[FFN]:
     """The feed-forward layers of a fused graph, in order. ``names``: the paths of the graph's inputs."""
@@ -80,9 +90,9 @@ def _ffn(graph: Graph, names: dict[Value, str], node: Node):
     down = _projection(graph, names, node)
     if down is None:
         return None
-    made = graph.producers.get(_behind(graph, down.x))
+    made = graph.producers.get(unconverted(graph, down.x))
     factors = made.inputs if made is not None and made.op == "mul" else (down.x,)
-    activated = [graph.producers.get(_behind(graph, v)) for v in factors]
+    activated = [graph.producers.get(unconverted(graph, v)) for v in factors]
     for i, act in enumerate(activated):
         if act is None or act.op not in ACTIVATIONS:
             continue
@@ -90,7 +100,7 @@ def _ffn(graph: Graph, names: dict[Value, str], node: Node):
         linear = _sum(graph, names, factors[1 - i]) if len(factors) == 2 else None
         if up is None or (len(factors) == 2 and (linear is None or linear.x is not up.x)):
             continue
-        site = _name(graph, names, up.weight)
+        site = path_of(graph, names, up.weight)
         assert site is not None
         return site, graph, up, linear, act.op, down.x, down
     return None
@@ -98,7 +108,7 @@ def _ffn(graph: Graph, names: dict[Value, str], node: Node):
 
 def _sum(graph: Graph, names: dict[Value, str], v: Value) -> Projection | None:
     """``v`` as a projection with its bias, if it has one."""
-    node = graph.producers.get(_behind(graph, v))
+    node = graph.producers.get(unconverted(graph, v))
     if node is None:
         return None
     if node.op == "dot_general":
@@ -106,8 +116,8 @@ def _sum(graph: Graph, names: dict[Value, str], v: Value) -> Projection | None:
     if node.op != "add":
         return None
     for a, b in (node.inputs, node.inputs[::-1]):
-        product = graph.producers.get(_behind(graph, a))
-        if product is None or product.op != "dot_general" or _name(graph, names, b) is None:
+        product = graph.producers.get(unconverted(graph, a))
+        if product is None or product.op != "dot_general" or path_of(graph, names, b) is None:
             continue
         found, bias = _projection(graph, names, product), _vector(graph, b)
         if found is not None and bias is not None:
@@ -119,7 +129,7 @@ def _projection(graph: Graph, names: dict[Value, str], node: Node) -> Projection
     x, w = node.inputs
     (cx, cw), (bx, _) = node.params["dimension_numbers"]
     plain = len(w.shape) == 2 and not bx and tuple(cx) == (len(x.shape) - 1,)
-    if not plain or isinstance(x, Const) or _name(graph, names, w) is None or _name(graph, names, x) is not None:
+    if not plain or isinstance(x, Const) or path_of(graph, names, w) is None or path_of(graph, names, x) is not None:
         return None
     return Projection(x, w, cw[0], None, node, node.outputs[0])
 
@@ -128,7 +138,7 @@ def _vector(graph: Graph, v: Value) -> Value | None:
     """The vector that ``v`` repeats along all axes but the last, the place of its own axis."""
     while len(v.shape) != 1:
         node = graph.producers.get(v)
-        if node is None or node.op not in _SAME or node.op == "transpose":
+        if node is None or node.op not in SAME or node.op == "transpose":
             return None
         before = node.inputs[0]
         if not before.shape or before.shape[-1] != v.shape[-1]:
@@ -137,18 +147,18 @@ def _vector(graph: Graph, v: Value) -> Value | None:
     return v
 
 
-def _behind(graph: Graph, v: Value) -> Value:
+def unconverted(graph: Graph, v: Value) -> Value:
     """What ``v`` was before its type was changed."""
     while (node := graph.producers.get(v)) is not None and node.op in ("convert_element_type", "copy"):
         v = node.inputs[0]
     return v
 
 
-def _name(graph: Graph, names: dict[Value, str], v: Value) -> str | None:
+def path_of(graph: Graph, names: dict[Value, str], v: Value) -> str | None:
     """The path of the input that ``v`` is, but for its layout."""
     while v not in names:
         node = graph.producers.get(v)
-        if node is None or node.op not in _SAME:
+        if node is None or node.op not in SAME:
             return None
         v = node.inputs[0]
     return names[v]

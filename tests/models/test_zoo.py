@@ -18,6 +18,15 @@ def shared(example: Example) -> tuple:
     return cj.private(example.model).apply, (cj.share(example.weights, owner="model"), *inputs)
 
 
+# Attention and feed-forward layers that the compiler sees in them.
+LAYERS = {name: ["attention", "feed-forward"] for name in ("encoder", "vision transformer", "GPT-2", "Llama")} | {
+    "decoder in nnx": ["attention", "feed-forward"],
+    "MLP": ["feed-forward"],
+    "LeNet": ["feed-forward"],
+    "mixer": ["feed-forward", "feed-forward"],
+}
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_calibrated_models_are_right_in_32_bits(name):
     """In the ideal world, which a session equals bit for bit; what calibration chose is then explained."""
@@ -30,6 +39,7 @@ def test_calibrated_models_are_right_in_32_bits(name):
     assert min(h.spare for h in found.headroom) >= 0
     assert told.rounds > 0
     assert sum(r.online_bytes for r in told.operations) > 0
+    assert [layer.split(" ")[0] for layer in told.layers] == LAYERS.get(name, [])
 
 
 @pytest.mark.parametrize("name", ["LeNet", "LSTM in nnx", "GRU", "decoder in nnx"])

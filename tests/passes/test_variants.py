@@ -9,6 +9,7 @@ import pytest
 from ideal_world import Ideal
 
 import comet_jax as cj
+from comet_jax import cases
 from comet_jax.passes.variants import VARIANTS
 
 X = np.linspace(-6, 6, 24, dtype=np.float32).reshape(2, 12)
@@ -43,6 +44,17 @@ def test_the_policy_is_otherwise_the_same():
     assert replace(found, variant=policy.variant) == policy
     told = str(cj.explain(jax.nn.relu, cj.seal(SHAPE), policy=cj.Policy(variant=VARIANTS[2])))
     assert "variant: comparisons by digits of 8 bits, looked up in words of 3 bits" in told
+
+
+def test_gates_are_left_out_where_they_do_not_pay():
+    layer = cases.gated(cases.make("ffn", 1), 1 / 8, block=16)
+    policy, shape = layer.policy(32), lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)
+    arguments = jax.tree.map(shape, layer.weights), cj.seal(shape(layer.x), policy)
+    chosen = lambda link, **more: cj.fastest(layer.function, *arguments, link=link, policy=policy, **more)
+    # Three rounds more wait longer than an eighth of the work takes, unless the link is fast or the machine slow.
+    assert chosen(cj.LINKS["far"]).gates == ()
+    assert chosen(cj.LINKS["lan"], dealt=0.0).gates == policy.gates
+    assert chosen(cj.LINKS["far"], speed=1e7).gates == policy.gates
 
 
 @pytest.mark.parametrize("options", [{"digit": 3}, {"digit": 9}, {"word": 6}, {"word": -1}])

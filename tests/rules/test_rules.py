@@ -1,7 +1,7 @@
 """Every rule against float32, in both rings. A group of cases is one private function: compilation dominates.
 
-At 32 bits two parties run it, at 64 the ideal world: what a rule emits is the same protocols in either ring, and that
-two parties equal the ideal world bit for bit is shown of each protocol in both (tests/protocols), and of random programs.
+At 32 bits two parties run it, at 64 the ideal world: what a rule emits is the same protocols in either ring. That two
+parties equal the ideal world bit for bit is shown of each protocol in both (tests/protocols), and of random programs.
 """
 
 import jax

@@ -1,0 +1,1 @@
+"""Other systems, measured as we measure ourselves."""

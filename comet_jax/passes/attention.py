@@ -1,0 +1,147 @@
+"""Where a model's attention is: ``softmax(mask(q k^T)) v``, whoever wrote it.
+
+Found in the fused graph, in which a softmax is one node: what it is applied to leads back, by scaling and masking
+alone, to a product of two activations, and what it gives is a factor of another one. Queries and keys may come out of
+one projection or several, be rotated or normalised, and heads may share keys; none of that changes what is looked for.
+A layer is named by the path of the weight that its queries come from, as feed-forward layers are (sites.py).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from comet_jax.ir.jaxprs import Graph, Node, Value
+from comet_jax.passes.sites import SAME, path_of, times
+
+# Between the product of queries and keys and the softmax, and behind it: scaling, capping, masking.
+_SCORING = frozenset({*SAME, "mul", "div", "add", "sub", "neg", "select_n", "max", "min", "tanh", "clamp"})
+# What a value does not lead back through to the weight that made it: an activation is not the weight's own any more.
+_ENDS = frozenset({"scan", "while", "cond", "softmax"})
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """One attention layer, in ``graph``, which is the whole or the body of a loop.
+
+    ``scores``: the product of queries and keys. ``probabilities``: the softmax. ``mixed``: their product with values.
+    ``out``: the projection of all heads' results, if it follows at once. ``heads``: of the queries, known from what
+    ``out`` takes, one without it. ``width``: of a head. ``queries``: of all sequences together; ``keys``: that each
+    sees. ``steps``: how often the body runs, a number for each loop around it, outermost first.
+    """
+
+    site: str
+    graph: Graph
+    scores: Node
+    probabilities: Node
+    mixed: Node
+    out: Node | None
+    heads: int
+    width: int
+    queries: int
+    keys: int
+    steps: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        heads = f"{self.heads} head{'s' * (self.heads > 1)} of {self.width}"
+        return f"attention {self.site}: {heads}, {self.queries:,} queries on {self.keys:,} keys{times(self.steps)}"
+
+
+def find(graph: Graph, names: Mapping[Value, str]) -> list[Attention]:
+    """The attention layers of a fused graph, in order. ``names``: the paths of the graph's inputs."""
+    return list(_find(graph, dict(names), ()))
+
+
+def _find(graph: Graph, names: dict[Value, str], steps: tuple[int, ...]) -> Iterator[Attention]:
+    for node in graph.nodes:
+        if node.op == "scan":
+            inner = node.params["body"]
+            inside = {v: names[o] for v, o in zip(inner.inputs, node.inputs) if o in names}
+            yield from _find(inner, inside, (*steps, node.params["length"]))
+        elif _of_activations(graph, names, node):
+            found = _attention(graph, names, node, steps)
+            if found is not None:
+                yield found
+
+
+def _attention(graph: Graph, names: dict[Value, str], mixed: Node, steps: tuple[int, ...]) -> Attention | None:
+    softmax, values = next(
+        (
+            (made, mixed.inputs[1 - i])
+            for i, v in enumerate(mixed.inputs)
+            if (made := _behind(graph, v, "softmax")) is not None
+        ),
+        (None, None),
+    )
+    scores = _behind(graph, softmax.inputs[0], "dot_general") if softmax is not None else None
+    if softmax is None or values is None or scores is None or not _of_activations(graph, names, scores):
+        return None
+    queries, keys = scores.inputs if _along_second(graph, softmax, scores) else scores.inputs[::-1]
+    site = _weight_of(graph, names, queries) or _weight_of(graph, names, keys)
+    if site is None:
+        return None
+    out = next((n for n in graph.nodes if _projects(graph, names, n, mixed)), None)
+    elements, seen = prod(softmax.inputs[0].shape), softmax.inputs[0].shape[softmax.params.get("axis", -1)]
+    width = _contracted(scores, 0)
+    heads = max(1, _contracted(out, 0) // width) if out else 1
+    return Attention(site, graph, scores, softmax, mixed, out, heads, width, elements // (seen * heads), seen, steps)
+
+
+def _of_activations(graph: Graph, names: dict[Value, str], node: Node) -> bool:
+    """Whether ``node`` is a product of two values that were computed, neither of them a weight."""
+    made = lambda v: graph.producers.get(v) is not None and path_of(graph, names, v) is None
+    return node.op == "dot_general" and all(map(made, node.inputs))
+
+
+def _behind(graph: Graph, v: Value, op: str) -> Node | None:
+    """The operation ``op`` that ``v`` leads back to by scaling and masking."""
+    node = graph.producers.get(v)
+    if node is None or node.op == op:
+        return node
+    if node.op not in _SCORING:
+        return None
+    return next((found for x in node.inputs if (found := _behind(graph, x, op)) is not None), None)
+
+
+def _weight_of(graph: Graph, names: dict[Value, str], v: Value) -> str | None:
+    """The path of the weight of the last projection on the way to ``v``."""
+    reached, found = [v], {v}
+    for v in reached:  # breadth first: it grows
+        node = graph.producers.get(v)
+        if node is None or node.op in _ENDS:
+            continue
+        if node.op == "dot_general":
+            path = next((p for x in node.inputs if (p := path_of(graph, names, x)) is not None), None)
+            if path is not None:
+                return path
+            continue
+        new = [x for x in node.inputs if x not in found]
+        found.update(new)
+        reached += new
+    return None
+
+
+def _along_second(graph: Graph, softmax: Node, scores: Node) -> bool:
+    """Whether the axis that a softmax runs along is one of its scores' second factor."""
+    v = softmax.inputs[0]
+    axis = len(v.shape) + softmax.params.get("axis", -1)
+    while (node := graph.producers[v]) is not scores:
+        if node.op == "transpose":
+            axis = node.params["permutation"][axis]
+        v = next(x for x in node.inputs if _behind(graph, x, "dot_general") is scores)
+    # A product's axes are those of the batch, of its first factor, of its second.
+    (_, contracted), (_, batch) = scores.params["dimension_numbers"]
+    return axis >= len(v.shape) - (len(scores.inputs[1].shape) - len(contracted) - len(batch))
+
+
+def _contracted(product: Node, factor: int) -> int:
+    """Elements that a product sums over."""
+    axes = product.params["dimension_numbers"][0][factor]
+    return prod(product.inputs[factor].shape[i] for i in axes)
+
+
+def _projects(graph: Graph, names: dict[Value, str], node: Node, mixed: Node) -> bool:
+    """Whether ``node`` is the product of ``mixed``, but for its layout, and a weight."""
+    if node.op != "dot_general":
+        return False
+    other = [v for v in node.inputs if path_of(graph, names, v) is None]
+    return len(other) == 1 and _behind(graph, other[0], "dot_general") is mixed
