@@ -10,7 +10,8 @@ demo: $(VENV)/demo
 	$(BIN)/comet-jax demo
 
 # Install, then all that continuous integration runs.
-test: $(VENV)/test lint types tests notebooks newest
+test: $(VENV)/test lint types tests
+	$(MAKE) -j2 notebooks newest
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

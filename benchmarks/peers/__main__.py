@@ -57,7 +57,8 @@ def measured(options: Options, shape: str, tokens: int, link: str) -> dict[str, 
         what = (addresses, shape, str(tokens), str(options.runs), folder)
         parties = [
             subprocess.Popen(
-                (*place.prefix, "env", "OMP_NUM_THREADS=1", options.python, script, str(rank), *what),
+                (*place.prefix, "env", "OMP_NUM_THREADS=1", options.python.absolute(), script, str(rank), *what),
+                cwd=folder,  # SPU leaves files where it runs
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

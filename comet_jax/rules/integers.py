@@ -53,7 +53,9 @@ def quotient(s: Scope, x: Term, y: Term) -> Joint:
 @rule("rem", elementwise=True)
 def remainder(s: Scope, node, x: Term, y: Term):
     if node.outputs[0].dtype.kind not in "iu":
-        raise ValueError("a remainder of secret real numbers has no private rule")
+        raise ValueError(
+            "a remainder of secret real numbers has no private rule: of a public y write `x - y * jnp.floor(x / y)`"
+        )
     joint, divisor = s.joint(x), abs(_divisor(y))
     out = sub(s, node, joint, multiply_by_public(s, _counted(s, joint, divisor, down=False), np.array(divisor)))
     return s.result(out.shape, lambda: out.raw, range=up_to(divisor - 1))
