@@ -133,24 +133,25 @@ def windows(text: str = TEXT, length: int = WINDOW) -> list[np.ndarray]:
 
 
 def opened(active: np.ndarray, policy: Policy, seed: int, room: int | None = None) -> np.ndarray:
-    """What a policy opens of ``active``, bool[layers, T, gates]: bool[layers, T, gates (+ room)], none if dense.
+    """What a policy opens of ``active``, bool[layers, T, gates]: as many flags, none if dense.
 
     ``seed``: of the secret orders. ``room``: of a policy that reveals nothing, how many gates are opened for a token,
-    by default a quarter; open gates beyond it are cut and missing ones filled up with dummies, as
-    ``rules/active_sets.py`` does on shares, each token being a call of its own.
+    by default a quarter: the first that are active, and others where they are fewer. ``rules/active_sets.py`` prefers
+    the largest scores, which changes nothing of what is opened; each token is a call of its own.
     """
     random, (depth, length, gates) = np.random.default_rng(seed), active.shape
     if policy == "dense":
         return active[..., :0]
     if policy == "nothing":
-        active = _filled(active, gates // 4 if room is None else room)
+        active = _of_one_size(active, gates // 4 if room is None else room)
     order = random.random((depth, 1 if policy == "overlaps" else length, active.shape[-1])).argsort(-1)
     return np.take_along_axis(active, np.broadcast_to(order, active.shape), -1)
 
 
-def _filled(active: np.ndarray, room: int) -> np.ndarray:
-    kept = active & (active.cumsum(-1) <= room)
-    return np.concatenate([kept, np.arange(room) < room - kept.sum(-1, keepdims=True)], -1)
+def _of_one_size(active: np.ndarray, room: int) -> np.ndarray:
+    chosen = np.zeros(active.shape, bool)
+    np.put_along_axis(chosen, np.argsort(~active, axis=-1, kind="stable")[..., :room], True, -1)
+    return chosen
 
 
 def shows(flags: np.ndarray, length: int) -> np.ndarray:

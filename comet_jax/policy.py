@@ -118,7 +118,8 @@ class Gate:
     - "flags": which blocks of neurons each token uses, in an order that the owner draws for each session. For weights
       that are secret from the parties, who cannot query the model either; never where the owner is itself a party.
     - "nothing": a set of blocks that is uniformly random. Its size is the capacity, for all tokens of a call together,
-      and the owner shares the layer's weights afresh for each call. Blocks beyond the capacity are cut unseen.
+      and the owner shares the layer's weights afresh for each call. The set always has that size: the blocks that the
+      predictor scores highest, or that most of several tokens ask for.
 
     ``site``: a regular expression on the paths of first weights; by default every site of the predictor.
     ``capacity``: the part of a call's blocks that there is room for, instead of the predictor's own.

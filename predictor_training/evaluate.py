@@ -94,6 +94,14 @@ def run(
     model: Model, loss: Callable, gates: Mapping[str, Gates], examples: Iterable[Example], batch: int = 16
 ) -> tuple[float, dict[str, np.ndarray]]:
     """Mean loss, and by site the sums of ``NOTED``, float64[layers, NOTED]. Sites that have no gates are left dense."""
+    losses, notes = each(model, loss, gates, examples, batch)
+    return float(losses.mean()), notes
+
+
+def each(
+    model: Model, result: Callable, gates: Mapping[str, Gates], examples: Iterable[Example], batch: int = 16
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """``result(output, *example)`` of every example, float64[examples, ...], and sums as ``run`` has them."""
     graph, more = _with(model, gates)
     ffns = [f for f in model.ffns if f.site in gates]
     outputs = len(model.graph.outputs)
@@ -102,20 +110,20 @@ def run(
     def one_batch(weights, more, stacked):
         def one(leaves):
             out = graph.evaluate(*weights, *leaves, *more)
-            result = jax.tree.unflatten(model.out_tree, out[:outputs])
-            return loss(result, *jax.tree.unflatten(model.in_tree, leaves)), [
+            output = jax.tree.unflatten(model.out_tree, out[:outputs])
+            return result(output, *jax.tree.unflatten(model.in_tree, leaves)), [
                 n.reshape(-1, len(NOTED)) for n in out[outputs:]
             ]
 
         return jax.vmap(one)(stacked)
 
-    losses: list[np.ndarray] = []
+    results: list[np.ndarray] = []
     notes = [np.zeros((1, len(NOTED)))] * len(ffns)
     for stacked in batches(examples, batch):
         found, noted = one_batch(model.arrays, more, stacked)
-        losses.append(np.asarray(found, np.float64))
+        results.append(np.asarray(found, np.float64))
         notes = [n + np.asarray(m, np.float64).sum(0) for n, m in zip(notes, noted)]
-    return float(np.concatenate(losses).mean()), {f.site: n for f, n in zip(ffns, notes)}
+    return np.concatenate(results), {f.site: n for f, n in zip(ffns, notes)}
 
 
 def observe(model: Model, gates: Mapping[str, Gates]) -> Callable[[Sequence[Any]], list[jax.Array]]:

@@ -33,10 +33,17 @@ def exact(
     return Predictor((Site(site, activation, d, h, len(weights), block, d, capacity),), {site: layers})
 
 
-def always(predictor: Predictor, bias: float) -> Predictor:
-    """The same, with gates that are always open (``bias`` 0.5) or never (-0.5)."""
+def scoring(predictor: Predictor, scores: np.ndarray) -> Predictor:
+    """The same, with these scores for the blocks, (G,) or all alike, whatever the layer's input is."""
     layers = {
-        name: tuple(Layer(x.fingerprint, x.order, x.a, np.zeros_like(x.b), np.full_like(x.bias, bias)) for x in found)
+        name: tuple(
+            Layer(x.fingerprint, x.order, x.a, np.zeros_like(x.b), np.broadcast_to(scores, x.bias.shape)) for x in found
+        )
         for name, found in (predictor.layers or {}).items()
     }
     return Predictor(predictor.sites, layers)
+
+
+def always(predictor: Predictor, bias: float) -> Predictor:
+    """The same, with gates that are always open (``bias`` 0.5) or never (-0.5)."""
+    return scoring(predictor, np.array(bias))

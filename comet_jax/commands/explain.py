@@ -59,7 +59,8 @@ def _variants(job: Job, link: cj.Link) -> Iterator[Priced]:
 
 
 def _figures(p: Priced) -> dict[str, Any]:
-    figures = {name: getattr(p, name) for name in ("rounds", "online_bytes", "offline_bytes", "products", "seconds", "cost")}
+    names = [f.name for f in dataclasses.fields(p) if f.name != "policy"]
+    figures = {name: getattr(p, name) for name in names}
     return {"variant": str(p.policy.variant), "gates": len(p.policy.gates), **figures}
 
 

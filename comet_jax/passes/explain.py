@@ -224,7 +224,7 @@ def _gates(lowered: Lowered) -> Iterable[GateView]:
             )
         else:
             parties = (
-                "a uniformly random set of blocks and dummies, of a size known beforehand. It is linkable to nothing: "
+                "a uniformly random set of blocks, of a size known beforehand. It is linkable to nothing: "
                 "order and weights are shared afresh for each call"
             )
         yield GateView(

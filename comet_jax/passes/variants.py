@@ -17,8 +17,8 @@ VARIANTS = (Variant(), Variant(digit=8), Variant(digit=8, word=3), Variant(digit
 DEALT = 0.01
 """What a dealt byte counts of one that is sent online, unless told otherwise: it is sent before anybody waits."""
 SPEED = 1e9
-"""Ring products a second of a party, unless told otherwise: about what a core does for one token, which uses each weight
-once and waits for memory. For several tokens it does more, but then gates save no products."""
+"""Ring products a second of a party, unless told otherwise: about what a core does for one token, which uses each
+weight once and waits for memory. For several tokens it does more, but then gates save no products."""
 
 
 @dataclass(frozen=True)

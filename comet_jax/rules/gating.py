@@ -7,13 +7,13 @@
 
 The model's owner puts the blocks in a secret order. Where flags are disclosed as they are, it draws one for each
 session: places say nothing, but counts and repetitions do. Where nothing is to be revealed, the set is of a fixed size,
-filled up with dummies, and order and weights are shared afresh for each call: each slot is opened at most once under an
-order. All tokens of a call then compute the same blocks.
+the blocks that are wanted most, and order and weights are shared afresh for each call: each slot is opened at most once
+under an order. All tokens of a call then compute the same blocks.
 
 Costs beside the dense layer, for flags: three rounds (the predictor's hidden vector, the scores, the flags), 9 bits a
 block and token for scores and flags, and a hidden vector of ``HIDDEN`` + 1 bits each; 257 bits a block and token are
 dealt for the comparison, and d ring elements for the product with W_down. Saved: all openings of the neurons outside
-the slots, and for one token their products. To reveal nothing takes two rounds more, three for several tokens.
+the slots, and for one token their products. To reveal nothing takes four rounds more, five for several tokens.
 """
 
 import os
@@ -30,10 +30,10 @@ from comet_jax.ir.jaxprs import Node, Value
 from comet_jax.ir.program import Var
 from comet_jax.predictors import Layer
 from comet_jax.protocols.bilinear import Bilinear
-from comet_jax.protocols.linear import Combine, Rearrange, Resize
+from comet_jax.protocols.linear import Combine, Rearrange, Resize, Table
 from comet_jax.protocols.opening import HighBits, Open
 from comet_jax.protocols.slots import IntoSlots, OpenSlots, OutOfSlots, Slots
-from comet_jax.rules.active_sets import filled, flagged
+from comet_jax.rules.active_sets import flagged, most_wanted
 from comet_jax.rules.contraction import folded
 from comet_jax.rules.registry import RULES, rule
 from comet_jax.rules.scope import Scope, centre
@@ -73,10 +73,10 @@ class _Gating:
             raise ValueError("a gated layer's weights must all be one owner's secrets")
         self.tokens = prod(x.shape[:-1])
         self.hides = self.layer.gate.reveals == "nothing"
-        # Beside the blocks of neurons there is a dummy for each slot, where flags alone must not say how many are used.
-        self.dummies = max(1, self.layer.slots // self.tokens) if self.hides else 0
-        self.blocks = (self.site.gates + self.dummies, self.site.block)
-        self.count = self.dummies * self.tokens or self.layer.slots
+        self.blocks = (self.site.gates, self.site.block)
+        # Blocks that are computed: of all tokens alike, or over all of them.
+        self.room = max(1, self.layer.slots // self.tokens)
+        self.count = self.room * self.tokens if self.hides else self.layer.slots
         # Two layers of one program never share an order, even if they share their weights.
         self.number = len(s.b.ops)
         given = iter(weights)
@@ -122,9 +122,8 @@ class _Gating:
         return env.cache[key]
 
     def _in_order(self, layer: Layer, order: np.ndarray, neurons: np.ndarray) -> np.ndarray:
-        """An array with a row a neuron as one with a row a block, in the secret order; dummies are zeros."""
-        blocks = neurons[layer.order].reshape(self.site.gates, self.site.block, *neurons.shape[1:])
-        return np.concatenate([blocks, np.zeros((self.dummies, *blocks.shape[1:]))])[order]
+        """An array with a row a neuron as one with a row a block, in the secret order."""
+        return neurons[layer.order].reshape(*self.blocks, *neurons.shape[1:])[order]
 
     def _in_blocks(self, axis: int, x: Joint, weight: Owned, bias: Owned | None, out: Value) -> _Projection:
         base, turned, shift = folded(x, _turned(weight, axis), 0)
@@ -163,11 +162,11 @@ class _Gating:
         s, site = self.s, self.site.site
         with s.b.site(self.node.site or self.node.where, "gate"):
             if self.hides:
-                return filled(s, self._scores(), site, self.dummies, self._matrix)
+                return most_wanted(s, self._scores(), site, self.room, self._matrix)
             return flagged(s, self._scores(), site)
 
     def _scores(self) -> Var:
-        """Scores of all blocks, opened at ``SCORE`` + 1 bits, (T, G)."""
+        """Scores of all blocks, raised by one so that none is negative, opened at ``SCORE`` + 1 bits, (T, G)."""
         s, site = self.s, self.site
         # Where flags are disclosed as they are, scores are in the secret order already.
         placed = lambda blocks, order: blocks if self.hides else blocks[..., order]
@@ -189,7 +188,7 @@ class _Gating:
         opened = s.b.emit(Open(bits), hidden)
         scores = s.b.emit(Bilinear(_ROWS), opened, low(s.encode(second, 2.0**SECOND, static=True)))
         added = s.broadcast(low(s.encode(bias, 2.0**HIDDEN)), scores.shape)
-        scores = s.b.emit(Combine((1, 1)), scores, added)
+        scores = s.b.emit(Combine((1, 1), Table(np.array(1 << HIDDEN))), scores, added)
         return s.b.emit(Open(SCORE + 1, HIDDEN - SCORE), scores)
 
     @cached_property

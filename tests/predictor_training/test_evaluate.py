@@ -83,6 +83,20 @@ def test_open_gates_change_nothing_and_closed_ones_leave_the_layers_out(name, ga
         assert all((n[:, 0] == (n[:, -1] if bias > 0 else 0)).all() for n in notes.values())
 
 
+def test_results_of_each_example_are_in_order_and_their_mean_is_what_a_run_says(gates):
+    w, predictor = gates("plain")
+    examples = list(w.task.held_out())[:5]
+    outputs, none = evaluate.each(w.model, lambda y, *_: y, {}, examples, batch=2)
+    assert none == {}
+    np.testing.assert_allclose(outputs, [w.task.fn(w.task.weights, *e) for e in examples], rtol=1e-5, atol=1e-5)
+    chosen = evaluate.predicted(w.model, predictor)
+    losses, notes = evaluate.each(w.model, w.task.loss, chosen, examples, batch=2)
+    mean, same = evaluate.run(w.model, w.task.loss, chosen, examples)
+    assert losses.shape == (5,)
+    assert losses.mean() == pytest.approx(mean, rel=1e-5)
+    np.testing.assert_array_equal(notes["up"], same["up"])
+
+
 def test_what_is_beyond_the_capacity_is_cut_in_the_order_of_tokens(gates):
     w, predictor = gates("plain")
     small_site = replace(predictor.sites[0], capacity=0.05)

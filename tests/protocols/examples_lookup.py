@@ -9,6 +9,7 @@ from comet_jax.protocols.fourier import Fourier, fit
 from comet_jax.protocols.linear import Table
 from comet_jax.protocols.lookup import Lookup, Select, non_zero
 from comet_jax.protocols.opening import Lift, Open
+from comet_jax.protocols.secret_tables import OneHot, SecretTable
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.wires import Shared
 
@@ -18,6 +19,7 @@ def lookups(t: Collection) -> None:
     for k in (32, 64):
         _series(t, k)
     _tables(t)
+    _secret_tables(t)
     _choices(t)
     _differences(t)
 
@@ -51,6 +53,21 @@ def _tables(t: Collection) -> None:
     step = Lookup(_numbers(4), Group(6, xor=True), (8, 3, -2))
     digits = lambda b, v: b.emit(step, b.emit(Open(12, 5), v))
     t.add("look-up of digits", Lookup, [_counts(20)], digits, rounds=1, dealt=18 * 16 * 6)
+
+
+def _secret_tables(t: Collection) -> None:
+    for bits, group in ((3, Group(5)), (4, Group(2, xor=True)), (2, Group(40))):
+        step = OneHot(group)
+        look = lambda b, v, step=step: b.emit(step, b.emit(Open(v.bits), v))
+        t.add(f"one-hot {bits}", OneHot, [_counts(bits)], look, rounds=1, dealt=6 * group.bits << bits)
+    for entries, group in ((5, Group(7)), (7, Group(1)), (1, Group(40))):
+
+        def read(b, v, table, group=group):
+            y, opened = b.emit(Open(3), v), b.emit(Open(group.bits), table)
+            return b.emit_all(SecretTable(3, -2), y, b.emit(OneHot(group), y), opened)
+
+        table = Shared((entries,), group), full(group)
+        t.add(f"secret table {entries}", SecretTable, [_counts(3), table], read, rounds=1, dealt=6 * group.bits << 3)
 
 
 def _choices(t: Collection) -> None:

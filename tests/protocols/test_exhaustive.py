@@ -12,6 +12,7 @@ from comet_jax.protocols.difference import Subtract
 from comet_jax.protocols.linear import Rearrange, Table
 from comet_jax.protocols.lookup import Lookup, Select
 from comet_jax.protocols.opening import HighBits, Lift, Open
+from comet_jax.protocols.secret_tables import OneHot, SecretTable
 from comet_jax.protocols.selection import Gate, ToArithmetic
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.wires import Shared
@@ -149,6 +150,23 @@ def test_look_ups():
     np.testing.assert_array_equal(above, carried)
     np.testing.assert_array_equal(windows[:, 1], values % 32)
     np.testing.assert_array_equal(windows[:, 2], values * 4 % 32)
+
+
+def test_secret_tables():
+    """Every place under every mask, in a table of values that are secret too, with public ones at both ends."""
+    bits, entries = 4, 11
+    values, masks = _grid(np.arange(1 << bits), np.arange(1 << bits))
+    first = np.random.default_rng(0).integers(0, 1 << K, values.size).astype(np.uint32)
+
+    def build(b, x):
+        y = b.emit(Open(bits), x)
+        table = b.emit(Open(K), b.emit(Rearrange("slice", ((5,), (5 + 17 * entries,), (17,))), x))
+        return b.emit_all(SecretTable(77, 99), y, b.emit(OneHot(Group(K)), y), table)
+
+    here, following = (o[0] for o in _worlds(build, values, first, masks.astype(np.uint32), bits).outputs)
+    table = np.concatenate([[77], values[5 : 5 + 17 * entries : 17], np.full(6, 99)])
+    np.testing.assert_array_equal(here, table[values])
+    np.testing.assert_array_equal(following, table[values + 1])
 
 
 @pytest.mark.parametrize("bits", [8, 12])

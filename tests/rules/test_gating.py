@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from gates import always, exact
+from gates import always, exact, scoring
 from two_parties import Caught, TwoParties
 
 import comet_jax as cj
@@ -104,16 +104,17 @@ def test_with_room_for_all_that_is_active_a_relu_layer_is_itself(tokens, reveals
     np.testing.assert_allclose(found, FFN().apply(p, x(tokens)), atol=0.01 if ring == 32 else 2e-3)
 
 
-@pytest.mark.parametrize("reveals", REVEALS)
-def test_what_the_predictor_leaves_out_is_left_out(reveals):
+def test_what_the_predictor_leaves_out_is_left_out():
     p = params()
-    np.testing.assert_allclose(
-        private(FFN(), gated(always(predictor(p), -0.5), reveals), p, x())[0],
-        x() + p["params"]["down"]["bias"],
-        atol=5e-3,
-    )
-    everything = private(FFN(), gated(always(predictor(p), 0.5), reveals), p, x())[0]
-    np.testing.assert_allclose(everything, FFN().apply(p, x()), atol=0.01)
+    found, _ = private(FFN(), gated(always(predictor(p), -0.5), "flags"), p, x())
+    np.testing.assert_allclose(found, x() + p["params"]["down"]["bias"], atol=5e-3)
+
+
+@pytest.mark.parametrize("reveals", REVEALS)
+def test_what_it_asks_for_is_computed(reveals):
+    p = params()
+    found, _ = private(FFN(), gated(always(predictor(p), 0.5), reveals), p, x())
+    np.testing.assert_allclose(found, FFN().apply(p, x()), atol=0.01)
 
 
 @pytest.mark.parametrize("reveals", REVEALS)
@@ -195,15 +196,42 @@ def test_to_reveal_nothing_is_a_set_of_one_size_that_is_drawn_anew_each_time():
             fn.apply(w, cj.seal(cj.share(x(1), "client"), policy))
     for report in session.reports:
         (shown,) = report.flags
-        assert shown.flags.shape == (1, H + H // 2)
+        assert shown.flags.shape == (1, H)
         assert shown.flags.sum() == H // 2
         assert report.renewal_bytes > 0
         sets.append(shown.flags[0])
-    # Each place is used in a third of the sets: 40 tosses of 18 coins, none of them far off.
+    # Each place is used in half of the sets: 40 tosses of 12 coins, none of them far off.
     counts = np.sum(sets, 0)
-    assert len({s.tobytes() for s in sets}) > 35
-    assert counts.min() >= 1
-    assert counts.max() <= 30
+    assert len({s.tobytes() for s in sets}) > 30
+    assert counts.min() >= 6
+    assert counts.max() <= 34
+
+
+SCORES = {
+    "apart": np.random.default_rng(8).permutation(np.linspace(-0.9, 0.9, H)),
+    "many alike": np.where(np.isin(np.arange(H), [0, 2, 3, 5, 8]), 0.25, -0.25),
+    "all alike": np.full(H, 0.25),
+    "none asked for": np.random.default_rng(9).permutation(np.linspace(-0.9, -0.1, H)),
+}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "scores", "capacity"),
+    [
+        *((1, scores, 0.25) for scores in SCORES),
+        *((1, "apart", capacity) for capacity in (1 / H, 0.75, 1.0)),
+        *((TOKENS, "many alike", capacity) for capacity in (0.25, 0.75)),
+        (TOKENS, "none asked for", 0.5),
+    ],
+)
+def test_to_reveal_nothing_keeps_what_is_wanted_most(tokens, scores, capacity):
+    """One token: the largest scores. Several: the blocks that most of them have a score of at least zero for."""
+    p, wanted = params(), SCORES[scores]
+    found, _ = private(FFN(), gated(scoring(predictor(p), wanted), "nothing", capacity=capacity), p, x(tokens))
+    kept = np.argsort(-(wanted if tokens == 1 else wanted >= 0), kind="stable")[: round(capacity * H)]
+    down = {"kernel": np.zeros((H, D), np.float32), "bias": p["params"]["down"]["bias"]}
+    down["kernel"][kept] = p["params"]["down"]["kernel"][kept]
+    np.testing.assert_allclose(found, FFN().apply({"params": p["params"] | {"down": down}}, x(tokens)), atol=0.01)
 
 
 def test_layers_that_are_alike_have_orders_of_their_own():

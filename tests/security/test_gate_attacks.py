@@ -57,7 +57,7 @@ def test_what_is_opened_is_what_the_policy_says(model, policy):
     if policy == "dense":
         assert found.shape == (layers, length, 0)
     elif policy == "nothing":
-        assert found.shape == (layers, length, gates + gates // 4)
+        assert found.shape == (layers, length, gates)
         assert (found.sum(-1) == gates // 4).all()
     else:
         assert (found.sum(-1) == active.sum(-1)).all()

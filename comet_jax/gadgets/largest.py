@@ -1,0 +1,56 @@
+"""Which of G small numbers are the ``room`` largest: always that many, of equal ones the first.
+
+1. Count the numbers at or above every level, from their one-hot vectors. Open the counts.
+2. Look up which are more than ``room``: a thermometer, whose top is the level at which the room ends. Open it.
+3. Every number is looked up in it: it is below that level, at it, or above. Those at it are numbered in order, from how
+   many are above. Open the numbers, and look up which are less than ``room``.
+
+Argument that exactly ``room`` are chosen, whatever the numbers: let n_l count those at or above level l, and ``top`` be
+the highest level with n_l > room, or 0. Those above it are at most ``room``, being the next count. With those at it
+they are at least ``room``: n_top is more, or it is G. So the chosen ones are all above the level and as many at it as
+fit.
+"""
+
+import numpy as np
+
+from comet_jax.ir.program import Builder, Var
+from comet_jax.protocols.linear import Combine, Rearrange, Resize, RunningSum, Sum, Table
+from comet_jax.protocols.lookup import Lookup
+from comet_jax.protocols.opening import Open
+from comet_jax.protocols.secret_tables import OneHot, SecretTable
+from comet_jax.sharing.groups import Group
+
+MOST = 2048  # numbers among which one is chosen: their places have to be looked up
+
+
+def largest(b: Builder, x: Var, room: int, levels: int) -> Var:
+    """[whether each of x is among the ``room`` largest] in Z_2, (G,). Three rounds.
+
+    ``x``: opened whole, (G,), with values from 0 to ``levels``. ``room``: 1 to G.
+    Costs, with k bits for the numbers 0 to G and m for 0 to 2 G - 1: levels (k + m) + G m bits to open; dealt are, with
+    2^q places of x, 2^(q + 1) G m + 2^k levels m + 2^m G bits. Raises ValueError for more than ``MOST`` numbers.
+    """
+    (count,) = x.shape
+    if count > MOST:
+        raise ValueError(f"the largest of {MOST} numbers at most are chosen, not of {count}: gate larger blocks")
+    beyond = 1 << (count - 1).bit_length()
+    bits, group = beyond.bit_length(), Group(beyond.bit_length())
+    spots = b.emit(OneHot(group), x)
+    # 1. How many are at each level or above.
+    at_least = b.emit(RunningSum(0, reverse=True), b.emit(Sum((0,)), spots))
+    counts = b.emit(Open(count.bit_length()), b.emit(Rearrange("slice", ((1,), (levels + 1,), (1,))), at_least))
+    # 2. Level by level, whether that is too many.
+    too_many = Table((np.arange(1 << counts.bits) > room).astype(np.int64))
+    thermometer = b.emit(Open(bits), b.emit(Lookup(too_many, group), counts))
+    # 3. Not above the level where the room ends, and below it.
+    upto, below = b.emit_all(SecretTable(1, 0), x, spots, thermometer)
+    at = b.emit(Combine((1, -1)), upto, below)
+    # A number at the level has its place among these, after the G - sum(upto) above; others are beyond any room.
+    others = b.emit(Rearrange("broadcast", ((count,), ())), b.emit(Sum((0,)), upto))
+    places = b.emit(
+        Combine((1, -1, -beyond), Table(np.array(count - 1 + beyond))), b.emit(RunningSum(0), at), others, at
+    )
+    fits = Table((np.arange(1 << bits) < room).astype(np.int64))
+    fitting = b.emit(Lookup(fits, Group(1)), b.emit(Open(bits), places))
+    low = upto if upto.bits == 1 else b.emit(Resize(1), upto)
+    return b.emit(Combine((1, -1), Table(np.array(1))), fitting, low)

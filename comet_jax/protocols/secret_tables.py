@@ -1,0 +1,115 @@
+"""Look-ups in a table that is secret as well: opened once, and read by any number of opened values.
+
+A value is y = c - r, its place in the table; an entry is t = c_t - r_t. With a one-hot vector of the place, the public
+part of the entry is a public sum. Its mask is a function of the place and of masks, so the dealer turns the table of
+masks by r, as it does with a public table (lookup.py).
+"""
+
+from dataclasses import dataclass, replace
+
+import jax.numpy as jnp
+import numpy as np
+
+from comet_jax.protocols.protocol import Coins, Dealer, Material, Party, Protocol
+from comet_jax.sharing.groups import Group
+from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Plain, Share, Shared, Wire
+
+BITS = 12  # of a place: tables are dealt for each of them
+
+
+def _check(y: Opened) -> None:
+    plain = not (y.group.xor or y.headroom or y.static) and y.where is None
+    if not plain or y.group.bits > BITS:
+        raise ValueError(f"a place in a table is opened whole, at {BITS} bits at most, not as {y}")
+
+
+@dataclass(frozen=True)
+class OneHot(Protocol):
+    """<y>, opened mod 2^b -> [y == v] for every v from 0 to 2^b - 1, on a new last axis, in ``group``.
+
+    Ideal functionality: that vector. Argument: local; the one-hot vector of -r is shared afresh, and turned by the
+    public c. Dealt: 2^b entries of ``group`` an element. Online: nothing.
+    """
+
+    group: Group
+
+    def outputs(self, y: Opened):
+        _check(y)
+        return (Shared((*y.shape, 1 << y.group.bits), self.group),)
+
+    def narrowed(self, bits: int, *inputs: Wire):
+        step = self if self.group.xor else replace(self, group=Group(bits))
+        return step, (inputs[0].group.bits,)
+
+    def _at(self, place, bits: int):
+        return (jnp.arange(1 << bits, dtype=jnp.uint32) == place[..., None]).astype(self.group.dtype)
+
+    def deal(self, dealer: Dealer, y: Mask):
+        ring = y.wire.group
+        dealer.give("one_hot", self._at(ring.sub(jnp.zeros_like(y.r), y.r), ring.bits), self.group)
+        return self.outputs(y.wire)
+
+    def online(self, party: Party, material: Material, y: OpenedShare):
+        ring = y.wire.group
+        places = ring.sub(jnp.arange(1 << ring.bits, dtype=jnp.uint32), y.value[..., None])
+        return (jnp.take_along_axis(material["one_hot"], places.astype(jnp.int32), -1),)
+
+    def ideal(self, coins: Coins, y: OpenedPlain):
+        ring = y.wire.group
+        return (self._at(ring.sub(y.c, y.r), ring.bits),)
+
+
+@dataclass(frozen=True)
+class SecretTable(Protocol):
+    """<y>, opened mod 2^b, [its one-hot vector], <t> of n < 2^b entries -> [t_y] and [t_(y+1)].
+
+    <t> has the entries 1 to n; entry 0 is ``first``, and those beyond n are ``last``.
+    Ideal functionality: the two entries. Argument: local, ``t_y = sum of [y == v] c_t at v - [r_t at y]``; the second
+    term is dealt for every c that y may be opened as, shared afresh, and taken at two neighbouring places. Public
+    entries have no mask, so that the one beyond the end and the one at 0 agree.
+    Dealt: 2^b entries of t's group an element of y. Online: nothing.
+    """
+
+    first: int
+    last: int
+
+    def outputs(self, y: Opened, one_hot: Shared, t: Opened):
+        _check(y)
+        plain = not (t.group.xor or t.headroom or t.static) and t.where is None and len(t.shape) == 1
+        if not plain or t.shape[0] >= 1 << y.group.bits or one_hot != Shared((*y.shape, 1 << y.group.bits), t.group):
+            raise ValueError(f"cannot look {y}, with {one_hot}, up in {t}")
+        return (Shared(y.shape, t.group), Shared(y.shape, t.group))
+
+    def products(self, *inputs: Wire) -> int:
+        return 2 * int(np.prod(inputs[1].shape))
+
+    def _entries(self, inner, places: int, first, last):
+        """Entries 0 to ``places``, of the table or of its masks."""
+        ends = [jnp.full(n, v, inner.dtype) for n, v in ((1, first), (places - len(inner), last))]
+        return jnp.concatenate([ends[0], inner, ends[1]])
+
+    def deal(self, dealer: Dealer, y: Mask, one_hot: Shared, t: Mask):
+        ring = y.wire.group
+        masks = self._entries(t.r, 1 << ring.bits, 0, 0)
+        places = ring.sub(jnp.arange(1 << ring.bits, dtype=jnp.uint32), y.r[..., None])
+        dealer.give("masks", masks[places], t.wire.group)
+        return self.outputs(y.wire, one_hot, t.wire)
+
+    def online(self, party: Party, material: Material, y: OpenedShare, one_hot: Share, t: OpenedShare):
+        ring, group = y.wire.group, t.wire.group
+        first, last = map(group.constant, (self.first, self.last))
+        public = self._entries(t.value, 1 << ring.bits, first, last)
+        entry = lambda k: group.sub(
+            (one_hot.x * public[k : k + (1 << ring.bits)]).sum(-1, dtype=group.dtype),
+            jnp.take_along_axis(
+                material["masks"], ring.add(y.value, ring.constant(k))[..., None].astype(jnp.int32), -1
+            )[..., 0],
+        )
+        return entry(0), entry(1)
+
+    def ideal(self, coins: Coins, y: OpenedPlain, one_hot: Plain, t: OpenedPlain):
+        ring, group = y.wire.group, t.wire.group
+        first, last = map(group.constant, (self.first, self.last))
+        entries = self._entries(group.sub(t.c, t.r), 1 << ring.bits, first, last)
+        place = ring.sub(y.c, y.r)
+        return entries[place], entries[place + np.uint32(1)]
