@@ -6,7 +6,7 @@ one projection or several, be rotated or normalised, and heads may share keys; n
 A layer is named by the path of the weight that its queries come from, as feed-forward layers are (sites.py).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -16,7 +16,7 @@ from comet_jax.passes.sites import SAME, path_of, times
 # Between the product of queries and keys and the softmax, and behind it: scaling, capping, masking.
 _SCORING = frozenset({*SAME, "mul", "div", "add", "sub", "neg", "select_n", "max", "min", "tanh", "clamp"})
 # What a value does not lead back through to the weight that made it: an activation is not the weight's own any more.
-_ENDS = frozenset({"scan", "while", "cond", "softmax"})
+_ENDS = frozenset({"scan", "while", "cond", "softmax", "dot_general"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,32 +92,29 @@ def _of_activations(graph: Graph, names: dict[Value, str], node: Node) -> bool:
     return node.op == "dot_general" and all(map(made, node.inputs))
 
 
+def _upstream(graph: Graph, v: Value, through: Callable[[Node], bool]) -> Iterator[Node]:
+    """What leads to ``v``, each node once, nearest first; on behind a node if ``through`` says so."""
+    reached, seen = [v], {v}
+    for value in reached:  # it grows
+        node = graph.producers.get(value)
+        if node is None:
+            continue
+        yield node
+        if through(node):
+            new = [x for x in node.inputs if x not in seen]
+            seen.update(new)
+            reached += new
+
+
 def _behind(graph: Graph, v: Value, op: str) -> Node | None:
     """The operation ``op`` that ``v`` leads back to by scaling and masking."""
-    node = graph.producers.get(v)
-    if node is None or node.op == op:
-        return node
-    if node.op not in _SCORING:
-        return None
-    return next((found for x in node.inputs if (found := _behind(graph, x, op)) is not None), None)
+    return next((n for n in _upstream(graph, v, lambda n: n.op in _SCORING) if n.op == op), None)
 
 
 def _weight_of(graph: Graph, names: dict[Value, str], v: Value) -> str | None:
     """The path of the weight of the last projection on the way to ``v``."""
-    reached, found = [v], {v}
-    for v in reached:  # breadth first: it grows
-        node = graph.producers.get(v)
-        if node is None or node.op in _ENDS:
-            continue
-        if node.op == "dot_general":
-            path = next((p for x in node.inputs if (p := path_of(graph, names, x)) is not None), None)
-            if path is not None:
-                return path
-            continue
-        new = [x for x in node.inputs if x not in found]
-        found.update(new)
-        reached += new
-    return None
+    products = (n for n in _upstream(graph, v, lambda n: n.op not in _ENDS) if n.op == "dot_general")
+    return next((p for n in products for x in n.inputs if (p := path_of(graph, names, x)) is not None), None)
 
 
 def _along_second(graph: Graph, softmax: Node, scores: Node) -> bool:

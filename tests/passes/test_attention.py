@@ -96,6 +96,19 @@ def test_what_is_not_attention(fn):
     assert not found(fn, {name: (WIDTH, WIDTH) for name in "qkv"}, float32(WIDTH, WIDTH))
 
 
+def polynomial(p, x):
+    """Scores that are a deep function of the product, in which every step is used twice: 2^40 ways lead back."""
+    scores = (x @ p["q"]) @ (x @ p["k"]).T
+    for _ in range(40):
+        scores = scores * 0.5 + scores * 0.25
+    return jax.nn.softmax(scores) @ (x @ p["v"])
+
+
+def test_long_ways_back_are_walked_once():
+    (layer,) = found(polynomial, EACH, float32(8, WIDTH))
+    assert (layer.site, layer.queries) == ("q", 8)
+
+
 def test_explain_names_the_layers():
     p = {name: float32(WIDTH, WIDTH) for name in "qkvo"}
     told = cj.explain(of_jax(4, 4), p, float32(2, 8, WIDTH))
