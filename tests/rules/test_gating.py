@@ -228,7 +228,7 @@ def test_to_reveal_nothing_keeps_what_is_wanted_most(tokens, scores, capacity):
     """One token: the largest scores. Several: the blocks that most of them have a score of at least zero for."""
     p, wanted = params(), SCORES[scores]
     found, _ = private(FFN(), gated(scoring(predictor(p), wanted), "nothing", capacity=capacity), p, x(tokens))
-    kept = np.argsort(-(wanted if tokens == 1 else wanted >= 0), kind="stable")[: round(capacity * H)]
+    kept = np.argsort(-wanted if tokens == 1 else wanted < 0, kind="stable")[: round(capacity * H)]
     down = {"kernel": np.zeros((H, D), np.float32), "bias": p["params"]["down"]["bias"]}
     down["kernel"][kept] = p["params"]["down"]["kernel"][kept]
     np.testing.assert_allclose(found, FFN().apply({"params": p["params"] | {"down": down}}, x(tokens)), atol=0.01)
