@@ -45,7 +45,7 @@ def test_gates_in_five_processes(fleet):
             np.testing.assert_allclose(result, expected, atol=5e-3, rtol=0)
     shown = five.result("party0")["shown"]
     assert shown == five.result("party1")["shown"]
-    assert [np.shape(run) for run in shown] == [(1, 2, 3, 4)] * 2 + [(1, 2, 1, 8)] * 2
+    assert [np.shape(run) for run in shown] == [(1, 2, 3, 4)] * 2 + [(1, 2, 1, 4)] * 2
     for run in shown[2:]:
         assert np.sum(run, -1).tolist() == [[[4], [4]]]
     for role in ("client", "model", "dealer"):
