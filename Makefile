@@ -26,12 +26,13 @@ tests: $(VENV)/test
 	$(MAKE) tests-processes
 
 # These compile far more than they compute: XLA need not optimise. All others run what users run.
+OPERATIONS := tests/rules tests/protocols tests/gadgets
 tests-operations: $(VENV)/test
-	XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/pytest tests/rules
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/pytest $(OPERATIONS)
 
 PROCESSES := tests/integration tests/runtime tests/commands
 tests-rest: $(VENV)/test
-	$(BIN)/pytest --ignore=tests/rules $(PROCESSES:%=--ignore=%)
+	$(BIN)/pytest $(OPERATIONS:%=--ignore=%) $(PROCESSES:%=--ignore=%)
 
 tests-processes: $(VENV)/test
 	$(BIN)/pytest $(PROCESSES)
