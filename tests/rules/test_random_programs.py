@@ -6,6 +6,7 @@
 import os
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from ideal_world import Ideal
 from random_programs import OPERATIONS, Known, Program, programs
@@ -16,6 +17,8 @@ import comet_jax as cj
 COUNT = int(os.environ.get("COMET_PROGRAMS", "100"))
 # A run of both parties and the dealer takes about ten times as long as one in the ideal world.
 RUNS = max(1, COUNT // 10)
+
+pytestmark = pytest.mark.timeout(max(600, 6 * COUNT))
 
 
 def called(program: Program) -> Ideal:
