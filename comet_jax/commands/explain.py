@@ -59,8 +59,7 @@ def _variants(job: Job, link: cj.Link) -> Iterator[Priced]:
 
 
 def _figures(p: Priced) -> dict[str, Any]:
-    names = [f.name for f in dataclasses.fields(p) if f.name != "policy"]
-    figures = {name: getattr(p, name) for name in names}
+    figures = {name: figure for name, figure in vars(p).items() if name != "policy"}
     return {"variant": str(p.policy.variant), "gates": len(p.policy.gates), **figures}
 
 

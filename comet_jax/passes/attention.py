@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from comet_jax.ir.jaxprs import Graph, Node, Value
-from comet_jax.passes.sites import SAME, path_of, times
+from comet_jax.passes.sites import SAME, path_of, times, walk
 
 # Between the product of queries and keys and the softmax, and behind it: scaling, capping, masking.
 _SCORING = frozenset({*SAME, "mul", "div", "add", "sub", "neg", "select_n", "max", "min", "tanh", "clamp"})
@@ -48,22 +48,11 @@ class Attention:
 
 def find(graph: Graph, names: Mapping[Value, str]) -> list[Attention]:
     """The attention layers of a fused graph, in order. ``names``: the paths of the graph's inputs."""
-    return list(_find(graph, dict(names), ()))
+    found = (_attention(node, *place) for node, place in walk(graph, names) if _of_activations(*place[:2], node))
+    return [layer for layer in found if layer is not None]
 
 
-def _find(graph: Graph, names: dict[Value, str], steps: tuple[int, ...]) -> Iterator[Attention]:
-    for node in graph.nodes:
-        if node.op == "scan":
-            inner = node.params["body"]
-            inside = {v: names[o] for v, o in zip(inner.inputs, node.inputs) if o in names}
-            yield from _find(inner, inside, (*steps, node.params["length"]))
-        elif _of_activations(graph, names, node):
-            found = _attention(graph, names, node, steps)
-            if found is not None:
-                yield found
-
-
-def _attention(graph: Graph, names: dict[Value, str], mixed: Node, steps: tuple[int, ...]) -> Attention | None:
+def _attention(mixed: Node, graph: Graph, names: dict[Value, str], steps: tuple[int, ...]) -> Attention | None:
     softmax, values = next(
         (
             (made, mixed.inputs[1 - i])

@@ -130,8 +130,9 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     s = Scope(policy.numbers, Builder(variant=policy.variant), ranges=bind(policy.ranges, graph))
     mine = lambda given: isinstance(given, OwnedInput) and given.owner == "model"
     names = {v: given.name for v, given in zip(graph.inputs, inputs) if mine(given)}  # type: ignore[union-attr]
-    layers = (*attention.find(graph, names), *sites.find(graph, names))
-    graph = sparsify(graph, names, policy.gates)
+    ffns = sites.find(graph, names)
+    layers = (*attention.find(graph, names), *ffns)
+    graph = sparsify(graph, ffns, policy.gates)
     terms: list[Term] = []
     taken: dict[int, tuple[int, Form]] = {}
     for i, (value, given) in enumerate(zip(graph.inputs, inputs, strict=True)):

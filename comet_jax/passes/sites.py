@@ -9,6 +9,7 @@ have a first axis more outside.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from comet_jax.gadgets.activations import SMOOTH
 from comet_jax.ir.jaxprs import Const, Graph, Node, Value
@@ -71,19 +72,34 @@ def times(steps: tuple[int, ...]) -> str:
 
 def find(graph: Graph, names: Mapping[Value, str]) -> list[FFN]:
     """The feed-forward layers of a fused graph, in order. ``names``: the paths of the graph's inputs."""
-    return list(_find(graph, dict(names), ()))
+    return [
+        FFN(*found, place.steps)
+        for node, place in walk(graph, names)
+        if node.op == "dot_general" and (found := _ffn(place.graph, place.names, node)) is not None
+    ]
 
 
-def _find(graph: Graph, names: dict[Value, str], steps: tuple[int, ...]) -> Iterator[FFN]:
-    for node in graph.nodes:
+class Place(NamedTuple):
+    """Where a node is: the graph that it is a node of, the paths of weights there, and the steps of loops around it."""
+
+    graph: Graph
+    names: dict[Value, str]
+    steps: tuple[int, ...] = ()
+
+
+def walk(graph: Graph, names: Mapping[Value, str]) -> Iterator[tuple[Node, Place]]:
+    """All nodes in order, those of a scan's body in the scan's place."""
+    return _walk(Place(graph, dict(names)))
+
+
+def _walk(place: Place) -> Iterator[tuple[Node, Place]]:
+    for node in place.graph.nodes:
         if node.op == "scan":
             inner = node.params["body"]
-            inside = {v: names[o] for v, o in zip(inner.inputs, node.inputs) if o in names}
-            yield from _find(inner, inside, (*steps, node.params["length"]))
-        elif node.op == "dot_general":
-            found = _ffn(graph, names, node)
-            if found is not None:
-                yield FFN(*found, steps)
+            inside = {v: place.names[o] for v, o in zip(inner.inputs, node.inputs) if o in place.names}
+            yield from _walk(Place(inner, inside, (*place.steps, node.params["length"])))
+        else:
+            yield node, place
 
 
 def _ffn(graph: Graph, names: dict[Value, str], node: Node):

@@ -7,7 +7,6 @@ from math import prod
 
 from comet_jax.errors import CometError
 from comet_jax.ir.jaxprs import Graph, Node, Value
-from comet_jax.passes import sites
 from comet_jax.passes.sites import FFN
 from comet_jax.policy import Gate
 from comet_jax.predictors import Site
@@ -29,14 +28,13 @@ class Gated:
         return min(blocks, max(1, round(capacity * blocks)))
 
 
-def sparsify(graph: Graph, names: Mapping[Value, str], gates: Sequence[Gate]) -> Graph:
-    """``graph`` with the layers that ``gates`` name gated. ``names``: the paths of its inputs.
+def sparsify(graph: Graph, found: Sequence[FFN], gates: Sequence[Gate]) -> Graph:
+    """``graph`` with those of its feed-forward layers ``found`` gated that ``gates`` name.
 
     Raises ``CometError`` where a gate names no layer, or where its predictor does not fit the layer.
     """
     if not gates:
         return graph
-    found = sites.find(graph, names)
     chosen = {ffn.down.node: _gated(ffn, gate) for ffn in found if (gate := _gate(ffn, gates))}
     for gate in gates:
         if not any(layer.gate is gate for layer in chosen.values()):
