@@ -93,8 +93,9 @@ class Numbers:
         return Range(2.0**-8, self.bound, 0.0)
 
     def width(self, fraction: float, bound: float) -> int:
-        """Bits that hold ``bound`` at ``fraction`` bits with headroom."""
-        return math.ceil(fraction + math.log2(bound)) + 2
+        """Bits that hold ``bound`` at ``fraction`` bits with headroom. Integers reach the bound itself."""
+        bits = fraction + math.log2(bound)
+        return max(3, (math.ceil(bits) if fraction > 0 else math.floor(bits + 1e-9) + 1) + 2)
 
 
 NUMBERS = {

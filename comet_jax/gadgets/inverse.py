@@ -25,5 +25,5 @@ def inverse(b: Builder, v: Var, *, shift: int, low: float, octaves: float, numer
     finer = max(0, PRECISION - whole)  # fraction bits of the chosen result
     width = math.floor(math.log2(numerator) - low * power) + 3
     weights = tuple(1 << (step * j + max(0, whole - PRECISION)) for j in range(r.count))
-    chosen = choose(b, r, each, weights=weights, bits=width + finer)
+    chosen = choose(b, r, each, weights=weights, bits=max(width + finer, bits))
     return open_truncated(b, chosen, shift=finer, width=width)

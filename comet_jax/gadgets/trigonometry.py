@@ -22,7 +22,7 @@ def wave(b: Builder, x: Var, *, scale: float, bound: float, ring: int, sine: boo
     and 2^-64 pi times scale and argument.
     """
     if x.bits < 64:
-        x = requantise(b, x, shift=0, width=math.ceil(math.log2(bound * scale)) + 2, ring=64)
+        x = requantise(b, x, shift=0, width=math.floor(math.log2(bound * scale)) + 3, ring=64)
     turn = Table(np.array(round(2.0**64 / (2 * math.pi * scale)) % (1 << 64), np.uint64).view(np.int64))
     angle = b.emit(Open(PERIOD, 64 - PERIOD), b.emit(Scale(turn), x))
     bits = coefficient_bits(ring)

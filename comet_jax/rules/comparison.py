@@ -29,13 +29,23 @@ def largest(s: Scope, x: Joint | Owned, scale: float) -> float:
     return found.largest if found else LARGEST_INTEGER if scale == 1.0 else s.numbers.bound
 
 
-def _reach(s: Scope, t: Term) -> float:
-    """The largest magnitude of a term of a difference. What a constant has made small has kept its integers."""
-    if isinstance(t, Known):
-        return float(np.abs(np.asarray(t.value, np.float64)).max(initial=0.0))
-    scale = t.raw.scale if isinstance(t, Joint) else 1.0 if t.dtype.kind in "iub" else s.raw_scale
-    found = s.calibrated(t)
-    return found.largest if found else largest(s, t, scale) * min(1.0, s.raw_scale / scale)
+def _reach(s: Scope, terms: tuple[Term, ...]) -> float:
+    """The largest magnitudes of the terms of a difference, added. What a constant has made small kept its integers."""
+    scales = {id(t): _scale(s, t) for t in terms if not isinstance(t, Known)}
+    # Next to a real number, an integer of unknown range is within the bound as well.
+    unknown = LARGEST_INTEGER if set(scales.values()) == {1.0} else s.numbers.bound
+
+    def of(t: Term) -> float:
+        if isinstance(t, Known):
+            return float(np.abs(np.asarray(t.value, np.float64)).max(initial=0.0))
+        found = s.calibrated(t)
+        return found.largest if found else unknown * min(1.0, s.raw_scale / scales[id(t)])
+
+    return sum(map(of, terms))
+
+
+def _scale(s: Scope, t: Joint | Owned) -> float:
+    return t.raw.scale if isinstance(t, Joint) else 1.0 if t.dtype.kind in "iub" else s.raw_scale
 
 
 def difference(s: Scope, node, x: Term, y: Term) -> Joint:
@@ -44,8 +54,7 @@ def difference(s: Scope, node, x: Term, y: Term) -> Joint:
         Known(t.value.astype(np.int32)) if isinstance(t, Known) and t.value.dtype.kind == "b" else t for t in (x, y)
     )
     terms = (x, y)
-    reach = lambda: sum(_reach(s, t) for t in terms)
-    roomy = lambda t: replace(t, make_raw=lambda: s.with_room(t.raw, reach())) if isinstance(t, Joint) else t
+    roomy = lambda t: replace(t, make_raw=lambda: s.with_room(t.raw, _reach(s, terms))) if isinstance(t, Joint) else t
     x, y = map(roomy, terms)
     if isinstance(x, Known):
         return _add_public(s, negate(s, node, s.joint(y)), x.value)

@@ -44,7 +44,7 @@ def smooth_rule(s: Scope, node, x: Joint):
     function, limit = SMOOTH[node.op]
 
     def make():
-        raw = x.raw
+        raw = s.fine(x.raw)  # the result has one bit more than x, and of an integer it is a real number
         shift = s.low_bits(raw, n.operand)
         scale = raw.scale / 2.0**shift
         var, out = smooth(
@@ -171,7 +171,7 @@ def norm_rule(s: Scope, node, x: Joint):
 
     def make():
         form = x.centred if takes_mean else None
-        raw = form or x.raw
+        raw = s.fine(form or x.raw)
         shift = s.low_bits(raw, n.norm)
         found = s.calibrated(x)
         width = n.width(math.log2(raw.scale) - shift, found.largest if found else n.norm_bound)
@@ -208,7 +208,8 @@ class _Argument:
 
 def _argument(s: Scope, x: Joint, *, root: bool) -> _Argument:
     """In its calibrated range, with 14 bits for the least; or, of sums of squares, further than other values reach."""
-    n, raw, found = s.numbers, x.raw, s.calibrated(x)
+    n, found = s.numbers, s.calibrated(x)
+    raw = s.fine(x.raw, largest=found.largest if found else 0.0)
     if found:
         smallest, largest, room = found.smallest, found.largest, n.ring - 2
         fraction = math.ceil(14 - math.log2(smallest))

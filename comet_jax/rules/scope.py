@@ -226,13 +226,17 @@ class Scope:
         var = requantise(self.b, x.var, shift=shift, width=width, ring=self.numbers.ring, where=x.where)
         return Scaled(var, scale, x.where)
 
+    def is_whole(self, factor: float) -> bool:
+        """Whether an integer is as close to a factor of shares as a public table's entries are to theirs."""
+        return abs(factor - round(factor)) <= factor * 2.0**-self.table_bits
+
     def rescale(self, x: Scaled, scale: float) -> Scaled:
-        """x at exactly ``scale``: times an integer, after truncation where the factor is not a large integer."""
+        """x at ``scale``: times an integer, after truncation where no integer is close to the factor."""
         factor = scale / x.scale
         if abs(factor - 1) < 1e-9:
             return x
-        if not (factor >= 2.0**11 or (factor > 0.5 and abs(factor - round(factor)) < 1e-9)):
-            x = self.small(x, fraction=min(self.numbers.operand, math.floor(math.log2(scale)) - 12))
+        if not self.is_whole(factor):
+            x = self.small(x, fraction=min(self.numbers.operand, math.floor(math.log2(scale)) - self.table_bits))
             factor = scale / x.scale
         return Scaled(self.scale_by(x.var, np.array(round(factor))), scale, x.where)
 
@@ -253,10 +257,12 @@ class Scope:
         factor = math.floor(finest / x.scale + 1e-9)
         return x if factor < 2 else Scaled(self.scale_by(x.var, np.array(factor)), x.scale * factor, x.where)
 
-    def fine(self, x: Scaled) -> Scaled:
-        """x with an operand's fraction bits at least: integers have none, and a real number is to be added."""
-        lacking = self.numbers.operand - math.log2(x.scale)
-        return self.rescale(x, x.scale * 2.0 ** math.ceil(lacking)) if lacking > 0 else x
+    def fine(self, x: Scaled, *, largest: float = 0.0) -> Scaled:
+        """x with an operand's fraction bits, or as many as ``largest`` leaves: an integer, as a real number."""
+        lacking = math.ceil(self.numbers.operand - math.log2(x.scale))
+        if largest:
+            lacking = min(lacking, math.floor(self.numbers.ring - 2 - math.log2(largest * x.scale)))
+        return self.rescale(x, x.scale * 2.0**lacking) if lacking > 0 else x
 
     def scale_by(self, var: Var, integers: np.ndarray) -> Var:
         """var times public integers."""
@@ -286,9 +292,12 @@ class Scope:
 
     def common_scale(self, *xs: Scaled, largest: float = 0.0) -> float:
         """The largest of their scales, or less where values up to ``largest`` need the room."""
-        scale = max(x.scale for x in xs)
+        scale, coarsest = max(x.scale for x in xs), min(x.scale for x in xs)
         if scale > self.raw_scale:  # of a number that was made small by a constant: the others may not fit at it
-            scale = max(self.raw_scale, min(x.scale for x in xs))
+            scale = max(self.raw_scale, coarsest)
+        elif not all(self.is_whole(scale / x.scale) for x in xs):  # a fraction of an integer is added to an integer
+            scale *= 2.0 ** max(0, math.ceil(math.log2(coarsest / scale)) + self.table_bits)
+            scale = min(scale, max(self.raw_scale, coarsest))
         limit = 2.0 ** (self.numbers.ring - 2)
         return limit / largest if largest * scale > limit else scale
 
