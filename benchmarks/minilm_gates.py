@@ -91,7 +91,7 @@ def main(
         output: of the figures, without an ending.
     """
     task = tasks.of(encoder, held_out)
-    model = Model.of(task.fn, task.weights, task.example)
+    model = Model.of(task.fn, task.weights, task.example, ahead=False)
     examples = list(task.held_out())
     with Progress() as progress:
         fitted = collect(model, task.train(), calls, folder / "train", progress)

@@ -202,7 +202,7 @@ def gated(case: Case, capacity: float, block: int = 1, reveals: Reveals = "flags
         raise CometError(f"{case.name} has no layers to gate: {', '.join(GATED)} and byte_lm have")
     r = _generator(f"{case.name} gated")
     w = dict(case.weights)
-    stacked = w["w1"].ndim == 3
+    stacked, normed = w["w1"].ndim == 3, GATED[case.name] == "norm"
     count, d, h = w["w1"].shape if stacked else (1, *w["w1"].shape)
     rank, gates = d // 8, h // block
     if h % block:
@@ -215,18 +215,35 @@ def gated(case: Case, capacity: float, block: int = 1, reveals: Reveals = "flags
         b /= np.linalg.norm(b, axis=0)
         noise = 0.1 * r.normal(0, 1 / np.sqrt(d), (d, h)) if block > 1 else 0.0
         ups.append(_real(a @ np.repeat(b, block, 1) + noise))
-        gain, shift = (w["g2"], w["b2"]) if GATED[case.name] == "norm" else (np.ones(d), np.zeros(d))
+        gain, shift = (w["g2"], w["b2"]) if normed else (np.ones(d), np.zeros(d))
         gain, shift = (v[k] if v.ndim == 2 else v for v in (gain, shift))
         # Scores of standard normal inputs: within +-8 of the bias, with room.
         spread, centre = np.linalg.norm(gain[:, None] * (a @ b), axis=0), shift @ a @ b
         bias = -edge * spread - centre
-        layers.append((a, b / 12, bias / 12, np.repeat(bias, block)))
+        read, constant = a, np.zeros(rank)
+        if normed:
+            read, constant = _ahead({n: v[k] if stacked else v for n, v in w.items() if n in _BEFORE}, a)
+        layers.append((read, b / 12, (bias + constant @ b) / 12, np.repeat(bias, block)))
     w["w1"] = np.stack(ups) if stacked else ups[0]
     w["c1"] = _real(np.stack([c for *_, c in layers]) if stacked else layers[0][3])
-    site = Site("w1", "relu", d, h, count, block, rank, capacity)
+    site = Site("w1", "relu", d, h, count, block, rank, capacity, (d, d) if normed else ())
     order = np.arange(h, dtype=np.int32)
     made = tuple(Layer(fingerprint(up), order, a, b, bias) for up, (a, b, bias, _) in zip(ups, layers))
     return _with_gate(case, w, Predictor((site,), {"w1": made}), reveals, capacity)
+
+
+_BEFORE = ("g1", "b1", "wo", "bo", "g2", "b2")
+
+
+def _ahead(w: dict[str, np.ndarray], a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x A for a second norm's result x, from what attention has opened: u' A' + v, u' the first norm's and the heads'.
+
+    As far as the residual has a deviation of one, before attention and after it.
+    """
+    gained = w["g2"][:, None] * a
+    return np.concatenate([gained / w["g1"][:, None], w["wo"] @ gained]), (w["bo"] - w["b1"] / w["g1"]) @ gained + w[
+        "b2"
+    ] @ a
 
 
 def _with_gate(case: Case, weights: Any, predictor: Predictor, reveals: Reveals, capacity: float) -> Case:

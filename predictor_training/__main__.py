@@ -36,7 +36,8 @@ class Source:
 
     ``model``: byte_lm, or the module:function of your own (see tasks.py). ``weights``: another checkpoint of byte_lm.
     ``text``, ``pattern``: what byte_lm was trained on. ``held_out``: calls for calibration, and as many for evaluation.
-    ``folder``: activations, states and results.
+    ``ahead``: predictors read what attention has opened, where it leads to a layer, so that private runs wait for none
+    of their rounds; with --no-ahead they read the layer's input. ``folder``: activations, states and results.
     """
 
     model: str = "byte_lm"
@@ -44,12 +45,13 @@ class Source:
     text: tuple[Path, ...] = (tasks.PYTHON_DOCUMENTATION,)
     pattern: str = "*.txt"
     held_out: int = 256
+    ahead: bool = True
     folder: Path = Path("predictors")
 
     def open(self) -> tuple[tasks.Task, Model]:
         """The task and its layers."""
         task = tasks.load(self.model, self.held_out, self.text, self.pattern, self.weights)
-        return task, Model.of(task.fn, task.weights, task.example)
+        return task, Model.of(task.fn, task.weights, task.example, ahead=self.ahead)
 
     @property
     def predictor(self) -> Path:

@@ -7,6 +7,7 @@ at stake, so any target is read off without holding a score. A threshold is one 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from comet_jax.passes.sites import FFN
 from comet_jax.predictors.artifact import Layer, Predictor, Site
 from predictor_training import fixed_point, targets
 from predictor_training.collect import Activations
-from predictor_training.layers import Model, hidden, layers
+from predictor_training.layers import Model, hidden, layers, read
 from predictor_training.train import Fit
 
 BINS = 8192
@@ -74,7 +75,7 @@ def curves(ffn: FFN, model: Model, data: Activations, site: int, layer: int, fit
     """The histograms of one layer over all its data."""
     weights = model.weights[ffn.site]
     inputs, down = [w[layer] for w in weights.inputs], weights.down[layer]
-    lows, highs = zip(*(_extremes(x, fit.a, fit.b, fit.bias) for x in data.chunks(site, layer)))
+    lows, highs = zip(*(_extremes(read(ffn, x), fit.a, fit.b, fit.bias) for x in data.chunks(site, layer)))
     low, high = float(min(lows)), float(max(highs))
     width = max((high - low) / BINS, 1e-9)
     count = _histograms(ffn)
@@ -96,7 +97,7 @@ def _histograms(ffn: FFN):
 
     @jax.jit
     def count(x, inputs, down, fit, low, width):
-        scores = ((x @ fit["a"]) @ fit["b"] + fit["bias"]).ravel()
+        scores = ((read(ffn, x) @ fit["a"]) @ fit["b"] + fit["bias"]).ravel()
         block = ffn.neurons // fit["bias"].size
         worth = targets.contributions(run(x, inputs), down, fit["order"], block)
         by_gate = (worth**2).reshape(-1, worth.shape[-1]).mean(0)
@@ -147,13 +148,13 @@ def thresholds_for_kept(found: Sequence[Curves], kept: float, importance: Sequen
 
 
 def threshold_for_capacity(
-    data: Activations, site: int, layer: int, fit: Fit, found: Curves, target: Target, capacity: float
+    ffn: FFN, data: Activations, site: int, layer: int, fit: Fit, found: Curves, target: Target, capacity: float
 ) -> float:
     """The lowest threshold for which ``capacity`` is room enough in a layer."""
     parts = capacity * np.geomspace(0.1, 1.0, 32)
     levels = np.array([found.lower(int(np.searchsorted(found.above(found.every), k))) for k in parts])
     chunks = data.chunks(site, layer)
-    counts = np.concatenate([_counts_at(x, fit.a, fit.b, fit.bias, levels) for x in chunks], 1)
+    counts = np.concatenate([_counts_at(read(ffn, x), fit.a, fit.b, fit.bias, levels) for x in chunks], 1)
     needed = [room([c.reshape(len(c), -1)], fit.bias.size, target.tokens, target.overflow) for c in counts]
     return float(levels[max(0, int(np.searchsorted(needed, capacity, "right")) - 1)])
 
@@ -175,9 +176,9 @@ def folded(fingerprint: str, fit: Fit, found: Curves, threshold: float) -> Layer
     return Layer(fingerprint, fit.order.astype(np.int32), a, b, half(bias))
 
 
-def counts(data: Activations, site: int, index: int, layer: Layer) -> np.ndarray:
+def counts(ffn: FFN, data: Activations, site: int, index: int, layer: Layer) -> np.ndarray:
     """Open gates by token, in fixed point: int[calls, tokens]."""
-    chunks = data.chunks(site, index)
+    chunks = (read(ffn, x) for x in data.chunks(site, index))
     return np.concatenate([np.asarray(_open(x, layer.a, layer.b, layer.bias)).reshape(len(x), -1) for x in chunks])
 
 
@@ -211,11 +212,12 @@ def assemble(
         each = zip(marks, fits[ffn.site], found[ffn.site], strict=True)
         mine = [folded(mark, fit, c, left.pop(0)) for mark, fit, c in each]
         gates, rank = mine[0].bias.size, mine[0].a.shape[1]
-        open_gates = [counts(data, k, i, layer) for i, layer in enumerate(mine)]
+        open_gates = [counts(ffn, data, k, i, layer) for i, layer in enumerate(mine)]
         by_tokens = {t: room(open_gates, gates, t, target.overflow) for t in (1, 8, 32, 128) if t <= data.tokens(k)}
         chosen = target.capacity or room(open_gates, gates, target.tokens, target.overflow)
         block = ffn.neurons // gates
-        out.append(Site(ffn.site, ffn.activation, ffn.width, ffn.neurons, layers(ffn), block, rank, chosen))
+        ahead = tuple(prod(v.shape[len(ffn.up.x.shape) - 1 :]) for v in model.read_ahead(ffn))
+        out.append(Site(ffn.site, ffn.activation, ffn.width, ffn.neurons, layers(ffn), block, rank, chosen, ahead))
         held[ffn.site] = tuple(mine)
         facts[ffn.site] = {
             "on": [float(f.on) for f in fits[ffn.site]],
@@ -244,9 +246,12 @@ def calibrate(
     if target.recall is not None:
         return made(thresholds_for_recall(every, target.recall))
     if target.capacity is not None:
-        places = [(k, f.site, i) for k, f in enumerate(model.ffns) for i in range(layers(f))]
+        places = [(f, k, i) for k, f in enumerate(model.ffns) for i in range(layers(f))]
         return made(
-            [threshold_for_capacity(data, k, i, fits[s][i], found[s][i], target, target.capacity) for k, s, i in places]
+            [
+                threshold_for_capacity(f, data, k, i, fits[f.site][i], found[f.site][i], target, target.capacity)
+                for f, k, i in places
+            ]
         )
     importance = [1.0] * len(every)
     if target.kept is not None:

@@ -19,8 +19,8 @@ from comet_jax.passes.sites import FFN
 from comet_jax.predictors.artifact import Layer as PredictedLayer
 from comet_jax.predictors.artifact import Predictor, Site
 from predictor_training import fixed_point, targets
-from predictor_training.graphs import gated, tap
-from predictor_training.layers import Example, Model, by_layer
+from predictor_training.graphs import gated
+from predictor_training.layers import Example, Model
 from predictor_training.tasks import Task, batches
 
 NOTED = ("kept", "on", "hits", "energy", "energy_kept", "overflow", "gates")
@@ -30,11 +30,13 @@ NOTED = ("kept", "on", "hits", "energy", "energy_kept", "overflow", "gates")
 class Gates:
     """How one site's gates are chosen: ``flags(x, contributions, *arrays)`` -> bool[..., gates].
 
-    ``arrays``: of each layer, first axis layers. ``order`` [layers, neurons], ``on`` [layers] as trained; ``capacity``:
-    beyond it gates are cut, in the order of tokens; None for no cut.
+    ``ahead``: x is what attention has opened, not the layer's input. ``arrays``: of each layer, first axis layers.
+    ``order`` [layers, neurons], ``on`` [layers] as trained; ``capacity``: beyond it gates are cut, in the order of
+    tokens; None for no cut.
     """
 
     flags: Callable[..., jax.Array]
+    ahead: bool
     arrays: tuple[np.ndarray, ...]
     order: np.ndarray
     on: np.ndarray
@@ -86,7 +88,7 @@ def _gates(model: Model, predictor: Predictor, make: Callable, cut: bool) -> dic
         order = np.stack([layer.order for layer in layers])
         on = np.asarray(predictor.facts.get("calibration", {}).get(site.site, {}).get("on", [0.0] * len(layers)))
         flags, arrays = make(site, layers)
-        out[site.site] = Gates(flags, arrays, order, on, site.block, site.capacity if cut else None)
+        out[site.site] = Gates(flags, bool(site.ahead), arrays, order, on, site.block, site.capacity if cut else None)
     return out
 
 
@@ -129,13 +131,8 @@ def each(
 def observe(model: Model, gates: Mapping[str, Gates]) -> Callable[[Sequence[Any]], list[jax.Array]]:
     """As ``Model.observe``, of the model with its gates: what the layers of a model that was trained with them see."""
     graph, more = _with(model, gates)
-    graph = tap(graph, [f.up.x for f in model.ffns])
-
-    @jax.jit
-    def run(arrays, more, examples):
-        one = lambda e: graph.evaluate(*arrays, *e, *more)[-len(model.ffns) :]
-        return [by_layer(f, x, 1) for f, x in zip(model.ffns, jax.vmap(one)(examples))]
-
+    one = model.watched(graph)
+    run = jax.jit(lambda arrays, more, examples: jax.vmap(lambda e: one((*arrays, *e, *more)))(examples))
     return lambda examples: run(model.arrays, more, examples)
 
 
@@ -144,7 +141,8 @@ def _with(model: Model, gates: Mapping[str, Gates]) -> tuple[Graph, list[np.ndar
     ffns = [f for f in model.ffns if f.site in gates]
     arrays = {f: _arrays(model, f, gates[f.site]) for f in ffns}
     rules = {f: _rule(gates[f.site]) for f in ffns}
-    graph = gated(model.graph, rules, {f: [a[0] for a in arrays[f]] for f in ffns}, len(NOTED))
+    read = {f: model.read(f, gates[f.site].ahead) for f in ffns}
+    graph = gated(model.graph, rules, read, {f: [a[0] for a in arrays[f]] for f in ffns}, len(NOTED))
     return graph, [a.reshape((*f.steps, *a.shape[1:])) for f in ffns for a in arrays[f]]
 
 

@@ -118,7 +118,8 @@ def _loss(
     downs = {s: w.down for s, w in model.weights.items()}
     arrays = {f: _arrays(orders[f.site], downs[f.site], layers[f.site]) for f in model.ffns}
     rules = {f: _rule(predictor.site(f.site).block, settings) for f in model.ffns}
-    graph = gated(model.graph, rules, {f: [a[0] for a in arrays[f]] for f in model.ffns}, 3)
+    read = {f: model.read(f, bool(predictor.site(f.site).ahead)) for f in model.ffns}
+    graph = gated(model.graph, rules, read, {f: [a[0] for a in arrays[f]] for f in model.ffns}, 3)
     outputs = len(model.graph.outputs)
 
     def loss(params, stacked):

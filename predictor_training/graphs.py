@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from comet_jax.ir.jaxprs import Graph, Node, Value
@@ -50,12 +51,18 @@ def between(graph: Graph, inputs: Sequence[Value], output: Value) -> Graph:
 Rule = Callable[..., tuple[Any, Any]]
 
 
-def gated(graph: Graph, rules: Mapping[FFN, Rule], arrays: Mapping[FFN, Sequence[Any]], noted: int) -> Graph:
+def gated(
+    graph: Graph,
+    rules: Mapping[FFN, Rule],
+    read: Mapping[FFN, Sequence[Value]],
+    arrays: Mapping[FFN, Sequence[Any]],
+    noted: int,
+) -> Graph:
     """``graph`` with what each layer's rule makes of its hidden activations.
 
-    A rule is called with x, hidden and its layer's ``arrays``. These are further inputs of the new graph, in order,
-    with an axis in front for each scan around the layer; they are given without. It returns the activations that go
-    on, and float32[noted], which are further outputs, a site each.
+    A rule is called with what is ``read``, joined to one row a token, hidden, and its layer's ``arrays``. These are
+    further inputs of the new graph, in order, with an axis in front for each scan around the layer; they are given
+    without. It returns the activations that go on, and float32[noted], which are further outputs, a site each.
     """
     notes = {ffn: Value((noted,), np.dtype(np.float32)) for ffn in rules}
     given = {ffn: tuple(Value(tuple(a.shape), np.dtype(a.dtype)) for a in arrays[ffn]) for ffn in rules}
@@ -63,8 +70,14 @@ def gated(graph: Graph, rules: Mapping[FFN, Rule], arrays: Mapping[FFN, Sequence
 
     def gate(ffn: FFN) -> tuple[Node, Node]:
         hidden = Value(ffn.hidden.shape, ffn.hidden.dtype)
-        inputs = (ffn.up.x, ffn.hidden, *given[ffn])
-        node = Node("gate", {}, inputs, (hidden, notes[ffn]), site=ffn.site, reference=rules[ffn])
+        count, tokens = len(read[ffn]), ffn.up.x.shape[:-1]
+
+        def rule(*values):
+            rows = [jnp.reshape(v, (*tokens, -1)) for v in values[:count]]
+            return rules[ffn](jnp.concatenate(rows, -1), *values[count:])
+
+        inputs = (*read[ffn], ffn.hidden, *given[ffn])
+        node = Node("gate", {}, inputs, (hidden, notes[ffn]), site=ffn.site, reference=rule)
         return node, replace(ffn.down.node, inputs=(hidden, *ffn.down.node.inputs[1:]))
 
     def rewrite(graph: Graph) -> tuple[tuple[Node, ...], dict[FFN, tuple[Value, ...]]]:

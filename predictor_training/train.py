@@ -1,8 +1,8 @@
 """Fitting predictors: a low-rank start in closed form, then optax, a layer at a time.
 
 The start is the best rank-r map in the metric of the inputs: an SVD of the target's linear map after whitening by the
-inputs' covariance. For neurons that are on or off the map is the layer's own first weight; for others it is the least
-squares fit of the target.
+inputs' covariance. For neurons that are on or off, of the layer's own input, the map is the layer's first weight;
+otherwise it is the least squares fit of the target.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from comet_jax.predictors.artifact import Predictor
 from predictor_training import cluster, targets
 from predictor_training.collect import Activations, enough
 from predictor_training.graphs import between
-from predictor_training.layers import Model, Weights, hidden, layers
+from predictor_training.layers import Model, Weights, hidden, layers, read
 
 SAMPLE = 32_768  # tokens that statistics and starts are computed from
 EVERY = 250  # steps between two states on disk
@@ -93,13 +93,13 @@ def train(
 
 
 def sample(ffn: FFN, weights: Weights, data: Activations, site: int, layer: int) -> tuple[np.ndarray, np.ndarray]:
-    """Some tokens of a layer: inputs [n, width], activations [n, neurons]."""
+    """Some tokens of a layer: what was collected [n, :], activations [n, neurons]."""
     calls = max(1, SAMPLE // data.tokens(site))
     chosen = np.linspace(0, data.calls - 1, min(calls, data.calls)).astype(int)
     run, mine, xs, hs = _hidden(ffn), [w[layer] for w in weights.inputs], [], []
     for first in range(0, len(chosen), 16):
         x = data.inputs(site, layer, chosen[first : first + 16])
-        xs.append(x.reshape(-1, ffn.width))
+        xs.append(x.reshape(-1, x.shape[-1]))
         hs.append(np.asarray(run(x, mine)).reshape(-1, ffn.neurons))
     return np.concatenate(xs), np.concatenate(hs)
 
@@ -176,7 +176,7 @@ def _step(ffn: FFN, settings: Settings):
     @jax.jit
     def step(params, state, x, inputs, down, order, scale):
         worth = targets.contributions(run(x, inputs), down, order, settings.block)
-        scores = lambda p: (x @ p["a"]) @ p["b"] + p["bias"]
+        scores = lambda p: (read(ffn, x) @ p["a"]) @ p["b"] + p["bias"]
         gradient = jax.grad(lambda p: loss(scores(p), worth, scale))(params)
         updates, state = optimiser.update(gradient, state, params)
         return optax.apply_updates(params, updates), state
@@ -200,15 +200,16 @@ def start(
     A pre-activation u is known up to its residual of deviation d, so that it is positive with a probability of about
     sigmoid(1.7 u / d): that makes scores of it. Negatives of weight w shift the best score by -log w.
     """
+    seen = read(ffn, x)
     if targets.kind(ffn.activation, block) == "occurrence":
         density = float((worth > on).mean())
         target = _pre_activation(ffn, x, [w[layer] for w in weights.inputs])
-        a, b, bias, residual = low_rank(x, target, rank, weights.up[layer])
+        a, b, bias, residual = low_rank(seen, target, rank, weights.up[layer] if seen is x else None)
         slope = 1.7 / np.maximum(residual, 0.05 * target.std(0) + 1e-6)
         b, bias, scale = b * slope, bias * slope - np.log(density + 0.005), density
     else:
         scale = float(np.sqrt((worth.astype(np.float64) ** 2).mean())) or 1.0
-        a, b, bias, _ = low_rank(x, np.asarray(targets.log_magnitude(worth, scale)), rank)
+        a, b, bias, _ = low_rank(seen, np.asarray(targets.log_magnitude(worth, scale)), rank)
     one = lambda array: np.asarray(array, np.float32)
     return {"order": order, "a": one(a), "b": one(b), "bias": one(bias), "on": one(on)}, scale
 
@@ -238,7 +239,7 @@ def _pre_activation(ffn: FFN, x: np.ndarray, inputs: Sequence[np.ndarray]) -> np
     """What the activation is applied to: [n, neurons]."""
     values = [v for v in (ffn.up.weight, ffn.up.bias) if v is not None]
     graph = between(ffn.graph, (ffn.up.x, *values), ffn.up.out)
-    whole = x.reshape(-1, *ffn.up.x.shape)
+    whole = x[:, : ffn.width].reshape(-1, *ffn.up.x.shape)
     run = jax.vmap(lambda x: graph.evaluate(x, *inputs[: len(values)])[0])
     return np.concatenate(
         [np.asarray(run(part)).reshape(-1, ffn.neurons) for part in np.array_split(whole, -(-len(whole) // 16))]

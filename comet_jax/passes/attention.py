@@ -6,12 +6,12 @@ one projection or several, be rotated or normalised, and heads may share keys; n
 A layer is named by the path of the weight that its queries come from, as feed-forward layers are (sites.py).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from comet_jax.ir.jaxprs import Graph, Node, Value
-from comet_jax.passes.sites import SAME, path_of, times, walk
+from comet_jax.passes.sites import FFN, SAME, path_of, times, walk
 
 # Between the product of queries and keys and the softmax, and behind it: scaling, capping, masking.
 _SCORING = frozenset({*SAME, "mul", "div", "add", "sub", "neg", "select_n", "max", "min", "tanh", "clamp"})
@@ -23,7 +23,8 @@ _ENDS = frozenset({"scan", "while", "cond", "softmax", "dot_general"})
 class Attention:
     """One attention layer, in ``graph``, which is the whole or the body of a loop.
 
-    ``scores``: the product of queries and keys. ``probabilities``: the softmax. ``mixed``: their product with values.
+    ``x``: what queries are projected from. ``scores``: the product of queries and keys. ``probabilities``: the softmax.
+    ``mixed``: their product with values.
     ``out``: the projection of all heads' results, if it follows at once. ``heads``: of the queries, known from what
     ``out`` takes, one without it. ``width``: of a head. ``queries``: of all sequences together; ``keys``: that each
     sees. ``steps``: how often the body runs, a number for each loop around it, outermost first.
@@ -31,6 +32,7 @@ class Attention:
 
     site: str
     graph: Graph
+    x: Value
     scores: Node
     probabilities: Node
     mixed: Node
@@ -52,6 +54,22 @@ def find(graph: Graph, names: Mapping[Value, str]) -> list[Attention]:
     return [layer for layer in found if layer is not None]
 
 
+def ahead(ffn: FFN, layers: Sequence[Attention]) -> tuple[Value, ...]:
+    """What attention has opened before a feed-forward layer's own norm begins: its input, and its heads' results.
+
+    A layer's input is nearly linear in the two, so a predictor that runs on them runs beside the norm. Empty where no
+    attention leads to the layer, or where it has other tokens.
+    """
+    tokens = ffn.up.x.shape[:-1]
+    before = set(_upstream(ffn.graph, ffn.up.x, lambda node: True))
+    for layer in reversed(layers):
+        if layer.out in before:
+            mixed = _activation(layer.graph, layer.mixed, layer.out)
+            found = (layer.x, mixed) if mixed else ()
+            return found if all(v.shape[: len(tokens)] == tokens for v in found) else ()
+    return ()
+
+
 def _attention(mixed: Node, graph: Graph, names: dict[Value, str], steps: tuple[int, ...]) -> Attention | None:
     softmax, values = next(
         (
@@ -65,14 +83,15 @@ def _attention(mixed: Node, graph: Graph, names: dict[Value, str], steps: tuple[
     if softmax is None or values is None or scores is None or not _of_activations(graph, names, scores):
         return None
     queries, keys = scores.inputs if _along_second(graph, softmax, scores) else scores.inputs[::-1]
-    site = _weight_of(graph, names, queries) or _weight_of(graph, names, keys)
-    if site is None:
+    projected = _projected(graph, names, queries) or _projected(graph, names, keys)
+    if projected is None:
         return None
+    site, x = projected
     out = next((n for n in graph.nodes if _projects(graph, names, n, mixed)), None)
     elements, seen = prod(softmax.inputs[0].shape), softmax.inputs[0].shape[softmax.params.get("axis", -1)]
     width = _contracted(scores, 0)
     heads = max(1, _contracted(out, 0) // width) if out else 1
-    return Attention(site, graph, scores, softmax, mixed, out, heads, width, elements // (seen * heads), seen, steps)
+    return Attention(site, graph, x, scores, softmax, mixed, out, heads, width, elements // (seen * heads), seen, steps)
 
 
 def _of_activations(graph: Graph, names: dict[Value, str], node: Node) -> bool:
@@ -100,10 +119,11 @@ def _behind(graph: Graph, v: Value, op: str) -> Node | None:
     return next((n for n in _upstream(graph, v, lambda n: n.op in _SCORING) if n.op == op), None)
 
 
-def _weight_of(graph: Graph, names: dict[Value, str], v: Value) -> str | None:
-    """The path of the weight of the last projection on the way to ``v``."""
+def _projected(graph: Graph, names: dict[Value, str], v: Value) -> tuple[str, Value] | None:
+    """The last projection on the way to ``v``: the path of its weight, and what it is of."""
     products = (n for n in _upstream(graph, v, lambda n: n.op not in _ENDS) if n.op == "dot_general")
-    return next((p for n in products for x in n.inputs if (p := path_of(graph, names, x)) is not None), None)
+    found = ((path_of(graph, names, w), x) for n in products for w, x in (n.inputs, n.inputs[::-1]))
+    return next(((path, x) for path, x in found if path is not None), None)
 
 
 def _along_second(graph: Graph, softmax: Node, scores: Node) -> bool:
@@ -129,5 +149,10 @@ def _projects(graph: Graph, names: dict[Value, str], node: Node, mixed: Node) ->
     """Whether ``node`` is the product of ``mixed``, but for its layout, and a weight."""
     if node.op != "dot_general":
         return False
-    other = [v for v in node.inputs if path_of(graph, names, v) is None]
-    return len(other) == 1 and _behind(graph, other[0], "dot_general") is mixed
+    weights = [v for v in node.inputs if path_of(graph, names, v) is not None]
+    return len(weights) == 1 and _activation(graph, mixed, node) is not None
+
+
+def _activation(graph: Graph, mixed: Node, product: Node) -> Value | None:
+    """The factor of ``product`` that is ``mixed``, but for its layout."""
+    return next((v for v in product.inputs if _behind(graph, v, "dot_general") is mixed), None)

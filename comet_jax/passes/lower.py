@@ -131,8 +131,8 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     mine = lambda given: isinstance(given, OwnedInput) and given.owner == "model"
     names = {v: given.name for v, given in zip(graph.inputs, inputs) if mine(given)}  # type: ignore[union-attr]
     ffns = sites.find(graph, names)
-    layers = (*attention.find(graph, names), *ffns)
-    graph = sparsify(graph, ffns, policy.gates)
+    attentions = attention.find(graph, names)
+    graph = sparsify(graph, ffns, policy.gates, attentions)
     terms: list[Term] = []
     taken: dict[int, tuple[int, Form]] = {}
     for i, (value, given) in enumerate(zip(graph.inputs, inputs, strict=True)):
@@ -163,7 +163,7 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
     owners = tuple(x.owner if isinstance(x, OwnedInput) else None for x in inputs)
     return Lowered(
         *(program, owners, encodings, tuple(results), policy),
-        *(leaks.check(program, _shown(policy)), s.places, wide, layers),
+        *(leaks.check(program, _shown(policy)), s.places, wide, (*attentions, *ffns)),
     )
 
 

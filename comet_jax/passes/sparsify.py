@@ -7,6 +7,7 @@ from math import prod
 
 from comet_jax.errors import CometError
 from comet_jax.ir.jaxprs import Graph, Node, Value
+from comet_jax.passes.attention import Attention, ahead
 from comet_jax.passes.sites import FFN
 from comet_jax.policy import Gate
 from comet_jax.predictors import Site
@@ -14,11 +15,15 @@ from comet_jax.predictors import Site
 
 @dataclass(frozen=True, eq=False)
 class Gated:
-    """A layer with its gate, and the predictor's site. What the node ``gated_ffn`` has as its parameter ``layer``."""
+    """A layer with its gate, the predictor's site, and what the predictor reads.
+
+    What the node ``gated_ffn`` has as its parameter ``layer``.
+    """
 
     ffn: FFN
     gate: Gate
     site: Site
+    read: tuple[Value, ...]
 
     @property
     def slots(self) -> int:
@@ -28,14 +33,16 @@ class Gated:
         return min(blocks, max(1, round(capacity * blocks)))
 
 
-def sparsify(graph: Graph, found: Sequence[FFN], gates: Sequence[Gate]) -> Graph:
+def sparsify(graph: Graph, found: Sequence[FFN], gates: Sequence[Gate], attention: Sequence[Attention] = ()) -> Graph:
     """``graph`` with those of its feed-forward layers ``found`` gated that ``gates`` name.
+
+    ``attention``: its attention layers, which some predictors read from.
 
     Raises ``CometError`` where a gate names no layer, or where its predictor does not fit the layer.
     """
     if not gates:
         return graph
-    chosen = {ffn.down.node: _gated(ffn, gate) for ffn in found if (gate := _gate(ffn, gates))}
+    chosen = {ffn.down.node: _gated(ffn, gate, attention) for ffn in found if (gate := _gate(ffn, gates))}
     for gate in gates:
         if not any(layer.gate is gate for layer in chosen.values()):
             known = ", ".join(dict.fromkeys(ffn.site for ffn in found)) or "none"
@@ -49,7 +56,7 @@ def _gate(ffn: FFN, gates: Sequence[Gate]) -> Gate | None:
     return next((gate for gate in gates if re.search(gate.site, ffn.site) and asked(gate)), None)
 
 
-def _gated(ffn: FFN, gate: Gate) -> Gated:
+def _gated(ffn: FFN, gate: Gate, attention: Sequence[Attention]) -> Gated:
     site = gate.predictor.site(ffn.site)
     given = {"activation": ffn.activation, "width": ffn.width, "neurons": ffn.neurons, "layers": prod(ffn.steps)}
     for name, value in given.items():
@@ -57,7 +64,14 @@ def _gated(ffn: FFN, gate: Gate) -> Gated:
             raise CometError(
                 f"{ffn.site}: the predictor is for {name} {getattr(site, name)}, and the model has {value}"
             )
-    return Gated(ffn, gate, site)
+    read = ahead(ffn, attention) if site.ahead else (ffn.up.x,)
+    widths = tuple(prod(v.shape[len(ffn.up.x.shape) - 1 :]) for v in read)
+    if widths != site.read:
+        raise CometError(
+            f"{ffn.site}: the predictor reads {site.read} of the attention before the layer, where the model has "
+            f"{widths or 'none'}"
+        )
+    return Gated(ffn, gate, site, read)
 
 
 def _rewritten(graph: Graph, new: Mapping[Node, Node]) -> Graph:
@@ -66,9 +80,9 @@ def _rewritten(graph: Graph, new: Mapping[Node, Node]) -> Graph:
 
 
 def _node(layer: Gated) -> Node:
-    """x, then weights and biases as far as there are, in the order of ``projections``."""
+    """x, what the predictor reads, then weights and biases as far as there are, in the order of ``projections``."""
     ffn, down = layer.ffn, layer.ffn.down
-    inputs = [ffn.up.x]
+    inputs = [ffn.up.x, *layer.read]
     for p in (ffn.up, *((ffn.linear,) if ffn.linear else ())):
         inputs += [p.weight, *((p.bias,) if p.bias else ())]
     inputs.append(down.weight)

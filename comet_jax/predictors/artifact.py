@@ -1,8 +1,9 @@
 """The artifact of trained predictors: what is public of them, and what only the model's owner holds.
 
 A predictor says which neurons of a feed-forward layer matter for a token: ``(x A) B + bias >= 0``, one score a gate. x
-is the layer's input, A and B are low-rank. A gate stands for ``block`` neurons, which ``order`` brings together. Scores
-are scaled so that they stay between -1 and 1, which is what their fixed-point form holds.
+is the layer's input, or what the attention before it has opened; A and B are low-rank. A gate stands for ``block``
+neurons, which ``order`` brings together. Scores are scaled so that they stay between -1 and 1, which is what their
+fixed-point form holds.
 
 One file has it all: safetensors, with a manifest (JSON) among its metadata; arrays that float16 holds exactly are
 stored in it. Sites, shapes, ranks and capacities are
@@ -33,7 +34,8 @@ class Site:
 
     ``site``: the path of the first weight. ``width``, ``neurons``: its shape. ``block``: neurons a gate, of which there
     are neurons / block. ``rank``: of the predictor. ``capacity``: the part of the gates that there is room for, over
-    all tokens of a call together; more than that are cut.
+    all tokens of a call together; more than that are cut. ``ahead``: widths of what predictors read in place of the
+    layer's input: the input of the attention before it and its heads' results, which are opened earlier.
     """
 
     site: str
@@ -44,15 +46,18 @@ class Site:
     block: int
     rank: int
     capacity: float
+    ahead: tuple[int, ...] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "ahead", tuple(self.ahead))  # JSON has lists
         if not isinstance(self.site, str) or not isinstance(self.activation, str):
             raise CometError(f"a site {self.site!r} with the activation {self.activation!r}: both are names")
-        sizes = (self.width, self.neurons, self.layers, self.block, self.rank)
+        sizes = (self.width, self.neurons, self.layers, self.block, self.rank, *self.ahead)
         if any(type(n) is not int or n < 1 for n in sizes) or self.neurons % self.block:
             raise CometError(
                 f"{self.site}: {self.layers} layers of {self.neurons} neurons in blocks of {self.block}, width "
-                f"{self.width}, rank {self.rank}: these must be whole, and blocks must divide the neurons"
+                f"{self.width}, rank {self.rank}, reading {self.read}: these must be whole, and blocks must divide the "
+                "neurons"
             )
         if type(self.capacity) not in (int, float) or not 0 < self.capacity <= 1:
             raise CometError(f"{self.site}: a capacity of {self.capacity}, which must be above 0 and at most 1")
@@ -62,10 +67,15 @@ class Site:
         """Gates of one token."""
         return self.neurons // self.block
 
+    @property
+    def read(self) -> tuple[int, ...]:
+        """Widths of what a predictor reads of one token."""
+        return self.ahead or (self.width,)
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One layer's predictor: ``order`` int32[neurons], ``a`` [width, rank], ``b`` [rank, gates], ``bias`` [gates]."""
+    """One layer's predictor: ``order`` int32[neurons], ``a`` [read, rank], ``b`` [rank, gates], ``bias`` [gates]."""
 
     fingerprint: str
     order: np.ndarray
@@ -199,7 +209,7 @@ def _layer(file: Any, site: Site, i: int, fingerprint: str) -> Layer:
 def _check(place: str, site: Site, layer: Layer) -> None:
     shapes = {
         "order": (site.neurons,),
-        "a": (site.width, site.rank),
+        "a": (sum(site.read), site.rank),
         "b": (site.rank, site.gates),
         "bias": (site.gates,),
     }

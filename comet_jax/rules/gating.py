@@ -40,15 +40,16 @@ from comet_jax.rules.scope import Scope, centre
 from comet_jax.rules.terms import Env, Joint, Owned, Scaled
 from comet_jax.sharing import chacha
 
-# Fraction bits of the predictor: of x A before and after truncation, of B, and of a score when it is compared.
-FIRST, MIDDLE, SECOND, SCORE = 19, 10, 12, 7
+# Fraction bits of the predictor: of A, of x A after truncation, of B, and of a score when it is compared.
+FIRST, MIDDLE, SECOND, SCORE = 9, 10, 12, 7
 HIDDEN = MIDDLE + SECOND  # the scores' own; they are below 1, so one bit more holds them, and all that makes them
 _ROWS = (((1,), (0,)), ((), ()))
 
 
 @rule("gated_ffn")
-def gated_ffn(s: Scope, node: Node, x, *weights):
-    return _Gating(s, node, s.joint(x), weights).result()
+def gated_ffn(s: Scope, node: Node, x, *rest):
+    read = len(node.params["layer"].read)
+    return _Gating(s, node, s.joint(x), tuple(map(s.joint, rest[:read])), rest[read:]).result()
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +65,8 @@ class _Projection:
 class _Gating:
     """One gated layer while it is lowered."""
 
-    def __init__(self, s: Scope, node: Node, x: Joint, weights: tuple[Any, ...]):
-        self.s, self.node, self.x = s, node, x
+    def __init__(self, s: Scope, node: Node, x: Joint, read: tuple[Joint, ...], weights: tuple[Any, ...]):
+        self.s, self.node, self.x, self.read = s, node, x, read
         self.layer = node.params["layer"]
         self.ffn, self.site = self.layer.ffn, self.layer.site
         owners = {getattr(w, "owner", None) for w in weights}
@@ -149,11 +150,11 @@ class _Gating:
     # What the parties do.
 
     def _rows(self, base: Joint) -> Scaled:
-        """An opened layer input, one row a token."""
+        """An opened value, one row a token."""
         a = base.operand
         if len(a.var.shape) == 2:
             return a
-        shape = (self.tokens, a.var.shape[-1])
+        shape = (self.tokens, prod(a.var.shape) // self.tokens)
         return Scaled(self.s.b.emit(Rearrange("reshape", (shape,)), a.var), a.scale)
 
     @cached_property
@@ -172,24 +173,41 @@ class _Gating:
         placed = lambda blocks, order: blocks if self.hides else blocks[..., order]
         # Columns of A at length one: then the bits of x A are well used, whatever the artifact's own scaling.
         length = lambda layer: np.maximum(np.linalg.norm(layer.a, axis=0), 1e-30)
-        a = self._owned((site.width, site.rank), lambda layer, order: layer.a / length(layer))
         b = lambda layer, order: placed(layer.b * length(layer)[:, None], order)
         second = self._owned((site.rank, site.gates), b)
         bias = self._owned((site.gates,), lambda layer, order: placed(layer.bias, order))
-        base, first, shift = folded(self.x, a, 0)
-        rows = self._rows(base)
-        hidden = s.b.emit(Bilinear(_ROWS), rows.var, s.encode(first, 2.0**FIRST / rows.scale, static=True))
-        if shift is not None:
-            hidden = s.b.emit(Combine((1, 1)), hidden, s.broadcast(s.encode(shift, 2.0**FIRST), hidden.shape))
-        hidden = s.b.emit(HighBits(FIRST - MIDDLE), hidden)
+        parts, before = [], 0
+        for x, width in zip(self.read, site.read):
+            part = slice(before, before := before + width)
+            a = self._owned((width, site.rank), lambda layer, order, part=part: (layer.a / length(layer))[part])
+            parts.append(self._seen(x, a))
+        hidden = parts[0] if len(parts) == 1 else s.b.emit(Combine((1,) * len(parts)), *parts)
         # Of the scores only so many bits are looked at, and a product needs no more of its factors.
-        bits = hidden.bits
-        low = lambda v: v if v.bits == bits else s.b.emit(Resize(bits), v)
+        bits = HIDDEN + 1
+        low = lambda v, bits=bits: v if v.bits == bits else s.b.emit(Resize(bits), v)
+        drop = self._fraction - MIDDLE
+        hidden = s.b.emit(HighBits(drop), low(hidden, bits + drop))
         opened = s.b.emit(Open(bits), hidden)
         scores = s.b.emit(Bilinear(_ROWS), opened, low(s.encode(second, 2.0**SECOND, static=True)))
         added = s.broadcast(low(s.encode(bias, 2.0**HIDDEN)), scores.shape)
         scores = s.b.emit(Combine((1, 1), Table(np.array(1 << HIDDEN))), scores, added)
         return s.b.emit(Open(SCORE + 1, HIDDEN - SCORE), scores)
+
+    @property
+    def _fraction(self) -> int:
+        """Fraction bits of x A."""
+        return self.s.numbers.operand + FIRST
+
+    def _seen(self, x: Joint, a: Owned) -> Var:
+        """x A, (T, rank)."""
+        s = self.s
+        base, first, shift = folded(x, a, 0)
+        rows = self._rows(base)
+        scale = 2.0**self._fraction
+        hidden = s.b.emit(Bilinear(_ROWS), rows.var, s.encode(first, scale / rows.scale, static=True))
+        if shift is None:
+            return hidden
+        return s.b.emit(Combine((1, 1)), hidden, s.broadcast(s.encode(shift, scale), hidden.shape))
 
     @cached_property
     def slots(self) -> Var:

@@ -89,4 +89,15 @@ def nested():
     return function, {"up": up, "down": down}, inputs(), square
 
 
-EVERY = {f.__name__: f for f in (plain, gated_silu, scanned, of_nnx, nested)}
+def attending():
+    """Attention of one head, without norms: the layer's input is linear in what attention has opened."""
+    up, down, q, k, v, out = matrices(4, (WIDTH, NEURONS), (NEURONS, WIDTH), *[(WIDTH, WIDTH)] * 4)
+
+    def function(w, x):
+        x = x + jax.nn.softmax((x @ w["q"]) @ (x @ w["k"]).T / np.sqrt(WIDTH)) @ (x @ w["v"]) @ w["out"]
+        return x + jax.nn.relu(x @ w["up"]) @ w["down"]
+
+    return function, {"up": up, "down": down, "q": q, "k": k, "v": v, "out": out}, inputs(), square
+
+
+EVERY = {f.__name__: f for f in (plain, gated_silu, scanned, of_nnx, nested, attending)}

@@ -11,7 +11,7 @@ from comet_jax.errors import CometError
 from comet_jax.predictors.reference import scores
 from predictor_training import calibrate, cluster, evaluate, fixed_point, targets, train
 from predictor_training.calibrate import Target
-from predictor_training.layers import layers
+from predictor_training.layers import layers, read
 
 
 def test_planted_blocks_are_found():
@@ -94,6 +94,7 @@ def test_scores_fit_their_bits_and_targets_are_met(name, worked, quiet):
             np.testing.assert_allclose(np.linalg.norm(layer.a, axis=0), 1, rtol=2e-3)
             c = calibrate.curves(ffn, w.model, w.calibration, k, i, fit)
             x = w.calibration.inputs(k, i, range(32))
+            x = read(ffn, x)
             s = np.asarray(scores(layer, x))
             assert 0.8 < np.abs(s).max() <= 1
             opened = deployed(layer, x)
@@ -119,7 +120,7 @@ def test_a_capacity_is_filled_by_every_layer(worked, quiet):
     (site,) = found.sites
     assert site.capacity == 0.5
     for i, layer in enumerate(found.layers[site.site]):
-        counts = calibrate.counts(w.calibration, 0, i, layer)
+        counts = calibrate.counts(w.model.ffns[0], w.calibration, 0, i, layer)
         assert 0.4 < calibrate.room([counts], site.gates, 4, 0.01) <= 0.53
 
 
