@@ -7,7 +7,7 @@ model, for any Flax model or plain function whose feed-forward layers ``comet_ja
 |---|---|
 | ``tasks`` | a function, its weights, its examples and its loss |
 | ``layers``, ``graphs`` | the layers in its graph: watched, weighed, and gated |
-| ``collect`` | their inputs, to disk |
+| ``collect`` | their inputs, and what attention opens before them, to disk |
 | ``cluster``, ``targets``, ``train`` | blocks of neurons, what a gate is worth, and fits of that |
 | ``calibrate``, ``fixed_point`` | thresholds, budgets and capacities; scores as the private program has them |
 | ``evaluate`` | the loss with all layers gated |

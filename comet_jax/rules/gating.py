@@ -1,9 +1,13 @@
 """A feed-forward layer of which only some blocks of neurons are computed: those that its predictor asks for.
 
-    scores = (x A) B + bias                 a block is to be computed where it is not negative
+    scores = (r A) B + bias                 a block is to be computed where it is not negative
     flags  = a function of scores           disclosed (active_sets.py)
     slots  = the blocks that are flagged    of a fixed number, over all tokens
     y      = act(x W_up + b) W_down         in the slots alone
+
+What the predictor reads, r, is the layer's input x, or what the attention before the layer has opened
+(``passes.attention.ahead``): then scores and flags are there when the layer's own norm is done, and nothing is opened
+that was not.
 
 The model's owner puts the blocks in a secret order. Where flags are disclosed as they are, it draws one for each
 session: places say nothing, but counts and repetitions do. Where nothing is to be revealed, the set is of a fixed size,
@@ -13,7 +17,8 @@ under an order. All tokens of a call then compute the same blocks.
 Costs beside the dense layer, for flags: three rounds (the predictor's hidden vector, the scores, the flags), 9 bits a
 block and token for scores and flags, and a hidden vector of ``HIDDEN`` + 1 bits each; 257 bits a block and token are
 dealt for the comparison, and d ring elements for the product with W_down. Saved: all openings of the neurons outside
-the slots, and for one token their products. To reveal nothing takes four rounds more, five for several tokens.
+the slots, and for one token their products. To reveal nothing takes four rounds more, five for several tokens. Read
+from attention, three of all these rounds are the norm's own: flags cost none.
 """
 
 import os
