@@ -5,7 +5,7 @@ at stake, so any target is read off without holding a score. A threshold is one 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from math import prod
 
@@ -182,6 +182,29 @@ def counts(ffn: FFN, data: Activations, site: int, index: int, layer: Layer) -> 
     return np.concatenate([np.asarray(_open(x, layer.a, layer.b, layer.bias)).reshape(len(x), -1) for x in chunks])
 
 
+def fill(ffn: FFN, model: Model, data: Activations, site: int, index: int, layer: Layer) -> np.ndarray:
+    """Each neuron's mean activation where its gate is closed, float32[neurons]; zero where it never is."""
+    weights = [w[index] for w in model.weights[ffn.site].inputs]
+    run, total, closed = _closed(ffn, ffn.neurons // layer.bias.size), 0.0, 0.0
+    for x in data.chunks(site, index):
+        mine, count = run(x, weights, layer.order, layer.a, layer.b, layer.bias)
+        total, closed = total + np.asarray(mine, np.float64), closed + np.asarray(count, np.float64)
+    return np.asarray(np.asarray(total / np.maximum(closed, 1), np.float16), np.float32)
+
+
+@cache
+def _closed(ffn: FFN, block: int):
+    run = hidden(ffn)
+
+    @jax.jit
+    def sums(x, weights, order, a, b, bias):
+        out = targets.by_neuron(fixed_point.scores(read(ffn, x), a, b, bias) < 0, order, block)
+        axes = tuple(range(out.ndim - 1))
+        return jnp.where(out, run(x, weights), 0).sum(axes), out.sum(axes)
+
+    return sums
+
+
 @jax.jit
 def _open(x, a, b, bias):
     return (fixed_point.scores(x, a, b, bias) >= 0).sum(-1)
@@ -212,12 +235,15 @@ def assemble(
         each = zip(marks, fits[ffn.site], found[ffn.site], strict=True)
         mine = [folded(mark, fit, c, left.pop(0)) for mark, fit, c in each]
         gates, rank = mine[0].bias.size, mine[0].a.shape[1]
+        mine = [replace(x, fill=fill(ffn, model, data, k, i, x)) for i, x in enumerate(mine)]
         open_gates = [counts(ffn, data, k, i, layer) for i, layer in enumerate(mine)]
         by_tokens = {t: room(open_gates, gates, t, target.overflow) for t in (1, 8, 32, 128) if t <= data.tokens(k)}
         chosen = target.capacity or room(open_gates, gates, target.tokens, target.overflow)
         block = ffn.neurons // gates
         ahead = tuple(prod(v.shape[len(ffn.up.x.shape) - 1 :]) for v in model.read_ahead(ffn))
-        out.append(Site(ffn.site, ffn.activation, ffn.width, ffn.neurons, layers(ffn), block, rank, chosen, ahead))
+        out.append(
+            Site(ffn.site, ffn.activation, ffn.width, ffn.neurons, layers(ffn), block, rank, chosen, ahead, True)
+        )
         held[ffn.site] = tuple(mine)
         facts[ffn.site] = {
             "on": [float(f.on) for f in fits[ffn.site]],

@@ -31,7 +31,8 @@ class Gates:
     """How one site's gates are chosen: ``flags(x, contributions, *arrays)`` -> bool[..., gates].
 
     ``ahead``: x is what attention has opened, not the layer's input. ``arrays``: of each layer, first axis layers.
-    ``order`` [layers, neurons], ``on`` [layers] as trained; ``capacity``: beyond it gates are cut, in the order of
+    ``order`` [layers, neurons], ``on`` [layers] as trained; ``fill`` [layers, neurons]: what a neuron counts as that is
+    left out; ``capacity``: beyond it gates are cut, in the order of
     tokens; None for no cut.
     """
 
@@ -40,6 +41,7 @@ class Gates:
     arrays: tuple[np.ndarray, ...]
     order: np.ndarray
     on: np.ndarray
+    fill: np.ndarray
     block: int
     capacity: float | None = None
 
@@ -87,8 +89,11 @@ def _gates(model: Model, predictor: Predictor, make: Callable, cut: bool) -> dic
         layers = [predictor.layer(site.site, up) for up in w.up]
         order = np.stack([layer.order for layer in layers])
         on = np.asarray(predictor.facts.get("calibration", {}).get(site.site, {}).get("on", [0.0] * len(layers)))
+        fill = np.stack([np.zeros(site.neurons) if x.fill is None else x.fill for x in layers])
         flags, arrays = make(site, layers)
-        out[site.site] = Gates(flags, bool(site.ahead), arrays, order, on, site.block, site.capacity if cut else None)
+        out[site.site] = Gates(
+            flags, bool(site.ahead), arrays, order, on, fill, site.block, site.capacity if cut else None
+        )
     return out
 
 
@@ -147,12 +152,13 @@ def _with(model: Model, gates: Mapping[str, Gates]) -> tuple[Graph, list[np.ndar
 
 
 def _arrays(model: Model, ffn: FFN, gates: Gates) -> list[np.ndarray]:
-    own = (gates.order.astype(np.int32), model.weights[ffn.site].down, gates.on.astype(np.float32))
+    on, fill = gates.on.astype(np.float32), gates.fill.astype(np.float32)
+    own = (gates.order.astype(np.int32), model.weights[ffn.site].down, on, fill)
     return [*own, *(a if a.dtype == bool else a.astype(np.float32) for a in gates.arrays)]
 
 
 def _rule(gates: Gates):
-    def rule(x, hidden, order, down, on, *arrays):
+    def rule(x, hidden, order, down, on, fill, *arrays):
         worth = targets.contributions(hidden, down, order, gates.block)
         flags = wanted = gates.flags(x, worth, *arrays)
         if gates.capacity is not None:
@@ -171,8 +177,8 @@ def _rule(gates: Gates):
             overflow,
             worth.size,
         )
-        neurons = jnp.repeat(flags, gates.block, -1)[..., jnp.argsort(order)]
-        return hidden * neurons, jnp.stack([jnp.asarray(n, jnp.float32) for n in noted])
+        neurons = targets.by_neuron(flags, order, gates.block)
+        return jnp.where(neurons, hidden, fill), jnp.stack([jnp.asarray(n, jnp.float32) for n in noted])
 
     return rule
 

@@ -94,7 +94,9 @@ def finetune(
 def moved(model: Model, predictor: Predictor, layers: Mapping[str, Sequence[Layer]]) -> Predictor:
     """``predictor`` with the layers that learned along with a model's weights, for the model with those."""
     mine = {s: zip(model.weights[s].fingerprints, found) for s, found in layers.items()}
-    return replace(predictor, layers={s: tuple(replace(x, fingerprint=m) for m, x in each) for s, each in mine.items()})
+    sites = tuple(replace(s, fills=False) for s in predictor.sites)  # they learned with zeros for what is left out
+    held = {s: tuple(replace(x, fingerprint=m) for m, x in each) for s, each in mine.items()}
+    return replace(predictor, sites=sites, layers=held)
 
 
 def _learned(layers: list[Layer], gates: dict[str, jax.Array]) -> tuple[Layer, ...]:
@@ -160,7 +162,7 @@ def _rule(block: int, settings: Settings):
             wanted = (worth >= highest(worth, settings.kept)).astype(scores.dtype)
             along = optax.sigmoid_binary_cross_entropy(SHARPNESS * scores, wanted).mean()
             flags = stop(scores) >= highest(stop(scores), settings.kept)
-            hidden = hidden * jnp.repeat(flags, block, -1)[..., jnp.argsort(order)]
+            hidden = hidden * targets.by_neuron(flags, order, block)
         tokens = hidden.size // hidden.shape[-1]
         penalty = norms.sum() / tokens * block**0.5
         return hidden, jnp.stack([penalty, along, (worth > 0).mean()])

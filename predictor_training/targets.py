@@ -22,6 +22,11 @@ def kind(activation: str, block: int) -> Kind:
     return "occurrence" if activation == "relu" and block == 1 else "magnitude"
 
 
+def by_neuron(gates, order, block: int):
+    """Of gates [..., gates], what each neuron's own is: [..., neurons], in the model's order."""
+    return jnp.repeat(gates, block, -1)[..., jnp.argsort(order)]
+
+
 def contributions(hidden, down, order, block: int):
     """hidden [..., neurons], down [neurons], order int[neurons] -> [..., gates]."""
     ordered = (jnp.abs(hidden) * down)[..., order]

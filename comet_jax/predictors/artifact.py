@@ -35,7 +35,8 @@ class Site:
     ``site``: the path of the first weight. ``width``, ``neurons``: its shape. ``block``: neurons a gate, of which there
     are neurons / block. ``rank``: of the predictor. ``capacity``: the part of the gates that there is room for, over
     all tokens of a call together; more than that are cut. ``ahead``: widths of what predictors read in place of the
-    layer's input: the input of the attention before it and its heads' results, which are opened earlier.
+    layer's input: the input of the attention before it and its heads' results, which are opened earlier. ``fills``:
+    what is left out counts as its mean, not as zero.
     """
 
     site: str
@@ -47,6 +48,7 @@ class Site:
     rank: int
     capacity: float
     ahead: tuple[int, ...] = ()
+    fills: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "ahead", tuple(self.ahead))  # JSON has lists
@@ -59,6 +61,8 @@ class Site:
                 f"{self.width}, rank {self.rank}, reading {self.read}: these must be whole, and blocks must divide the "
                 "neurons"
             )
+        if type(self.fills) is not bool:
+            raise CometError(f"{self.site}: whether it fills is true or false, not {self.fills!r}")
         if type(self.capacity) not in (int, float) or not 0 < self.capacity <= 1:
             raise CometError(f"{self.site}: a capacity of {self.capacity}, which must be above 0 and at most 1")
 
@@ -75,13 +79,17 @@ class Site:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One layer's predictor: ``order`` int32[neurons], ``a`` [read, rank], ``b`` [rank, gates], ``bias`` [gates]."""
+    """One layer's predictor: ``order`` int32[neurons], ``a`` [read, rank], ``b`` [rank, gates], ``bias`` [gates].
+
+    ``fill`` [neurons], of a site that fills: each neuron's mean activation where it is left out, in the model's order.
+    """
 
     fingerprint: str
     order: np.ndarray
     a: np.ndarray
     b: np.ndarray
     bias: np.ndarray
+    fill: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +154,7 @@ class Predictor:
             f"{site.site}/{i}/{name}": _compact(getattr(layer, name))
             for site in self.sites
             for i, layer in enumerate(self.layers[site.site])
-            for name in _NAMES
+            for name in _names(site)
         }
         prints = {s.site: [layer.fingerprint for layer in self.layers[s.site]] for s in self.sites}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +191,9 @@ def _parsed(text: str) -> tuple[tuple[Site, ...], None, dict[str, Any]]:
     return tuple(Site(**s) for s in found["sites"]), None, dict(found["facts"])
 
 
-_NAMES = ("order", "a", "b", "bias")
+def _names(site: Site) -> tuple[str, ...]:
+    """The arrays of one of a site's layers."""
+    return ("order", "a", "b", "bias", *(("fill",) if site.fills else ()))
 
 
 def _compact(array: np.ndarray) -> np.ndarray:
@@ -197,11 +207,11 @@ def _compact(array: np.ndarray) -> np.ndarray:
 
 
 def _layer(file: Any, site: Site, i: int, fingerprint: str) -> Layer:
-    order, *numbers = (file.get_tensor(f"{site.site}/{i}/{name}") for name in _NAMES)
+    order, *numbers = (file.get_tensor(f"{site.site}/{i}/{name}") for name in _names(site))
     kinds = [x.dtype.kind for x in (order, *numbers)]
-    if kinds != ["i", "f", "f", "f"]:
+    if kinds != ["i", *"f" * len(numbers)]:
         raise ValueError(
-            f"{site.site}, layer {i}: {', '.join(_NAMES)} have the types {order.dtype}, {numbers[0].dtype}, ..."
+            f"{site.site}, layer {i}: {', '.join(_names(site))} have the types {order.dtype}, {numbers[0].dtype}, ..."
         )
     return Layer(fingerprint, order, *(x.astype(np.float32) for x in numbers))
 
@@ -213,6 +223,8 @@ def _check(place: str, site: Site, layer: Layer) -> None:
         "b": (site.rank, site.gates),
         "bias": (site.gates,),
     }
+    if site.fills:
+        shapes["fill"] = (site.neurons,)
     for name, shape in shapes.items():
         array = np.asarray(getattr(layer, name))
         if array.shape != shape:

@@ -1,4 +1,4 @@
-"""What gates compute, in the clear: flags from a layer's input, and the neurons that they stand for."""
+"""What gates compute, in the clear: flags from what is read, and the neurons that they stand for."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from comet_jax.predictors.artifact import Layer
 
 
 def scores(layer: Layer, x: jax.Array) -> jax.Array:
-    """x [..., width] -> [..., gates]; a gate is open where its score is not negative."""
+    """What is read [..., :] -> [..., gates]; a gate is open where its score is not negative."""
     return (x @ layer.a) @ layer.b + layer.bias
 
 

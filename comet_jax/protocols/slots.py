@@ -66,6 +66,38 @@ def _rows(array: jax.Array, numbers: jax.Array) -> jax.Array:
 
 
 @dataclass(frozen=True)
+class TakeSlots(Protocol):
+    """[v] of shape (G, g), slots -> [v in the slots' blocks] (C, g), whatever their tokens; zero for dummies.
+
+    Ideal functionality: that. Argument: each party takes rows of its share by numbers that both know. Nothing is dealt
+    or sent. ``tokens``: as many as have G slots each.
+    """
+
+    tokens: int
+
+    def outputs(self, v: Shared, slots: Disclosed):
+        if len(v.shape) != 2 or slots.below != self.tokens * v.shape[0] + slots.shape[0]:
+            raise ValueError(f"no rows of {v} for slots {slots} of {self.tokens} tokens")
+        return (Shared((*slots.shape, v.shape[1]), v.group),)
+
+    def narrowed(self, bits: int, *inputs: Wire):
+        return self, (bits, NUMBERS.bits)
+
+    def deal(self, dealer: Dealer, v: Shared, slots: Disclosed):
+        return self.outputs(v, slots)
+
+    def _taken(self, v: jax.Array, slots: Seen) -> jax.Array:
+        blocks = np.uint32(len(v))
+        return _rows(v, jnp.where(slots.v < self.tokens * blocks, slots.v % blocks, blocks))
+
+    def online(self, party: Party, material: Material, v: Share, slots: Seen):
+        return (self._taken(v.x, slots),)
+
+    def ideal(self, coins: Coins, v: Plain, slots: Seen):
+        return (self._taken(v.v, slots),)
+
+
+@dataclass(frozen=True)
 class OpenSlots(Opening, Protocol):
     """[x] of shape (C, g), slots -> <y> of shape (n, g): x in the rows that the slots number, zero in the others.
 

@@ -3,11 +3,15 @@
     scores = (r A) B + bias                 a block is to be computed where it is not negative
     flags  = a function of scores           disclosed (active_sets.py)
     slots  = the blocks that are flagged    of a fixed number, over all tokens
-    y      = act(x W_up + b) W_down         in the slots alone
+    y      = (act(x W_up + b) - m) W_down   in the slots alone
+           + m W_down                       of all neurons, which the owner computes
 
 What the predictor reads, r, is the layer's input x, or what the attention before the layer has opened
 (``passes.attention.ahead``): then scores and flags are there when the layer's own norm is done, and nothing is opened
 that was not.
+
+A neuron that is left out counts as m, its mean when it is, or as zero where the predictor has no means. ReLU's neurons
+are zero then, nearly; GELU's and SiLU's are not.
 
 The model's owner puts the blocks in a secret order. Where flags are disclosed as they are, it draws one for each
 session: places say nothing, but counts and repetitions do. Where nothing is to be revealed, the set is of a fixed size,
@@ -37,7 +41,7 @@ from comet_jax.predictors import Layer
 from comet_jax.protocols.bilinear import Bilinear
 from comet_jax.protocols.linear import Combine, Rearrange, Resize, Table
 from comet_jax.protocols.opening import HighBits, Open
-from comet_jax.protocols.slots import IntoSlots, OpenSlots, OutOfSlots, Slots
+from comet_jax.protocols.slots import IntoSlots, OpenSlots, OutOfSlots, Slots, TakeSlots
 from comet_jax.rules.active_sets import flagged, most_wanted
 from comet_jax.rules.contraction import folded
 from comet_jax.rules.registry import RULES, rule
@@ -92,11 +96,11 @@ class _Gating:
         self.last = next(given)
 
     def result(self) -> Joint:
-        weight = self._down()
+        weight, means = self._down()
         return self.s.result(
             self.node.outputs[0].shape,
-            lambda: self._product(weight),
-            make_centred=lambda: self._product(centre(weight)),
+            lambda: self._product(weight, means),
+            make_centred=lambda: self._product(centre(weight), means and centre(means)),
         )
 
     # What the owner does before it shares.
@@ -141,10 +145,13 @@ class _Gating:
             base, self._owned((*self.blocks, d), by_block, turned), self._owned(self.blocks, summed, *terms), out
         )
 
-    def _down(self) -> Owned:
+    def _down(self) -> tuple[Owned, Owned | None]:
+        """The second weight in blocks, and m W_down, if the predictor has means m."""
         down = _turned(self.last, self.ffn.down.axis)
-        shape = (*self.blocks, down.shape[1])
-        return self._owned(shape, self._in_order, down)
+        by_block = self._owned((*self.blocks, down.shape[1]), self._in_order, down)
+        if not self.site.fills:
+            return by_block, None
+        return by_block, self._owned(down.shape[1:], lambda layer, order, w: layer.fill @ w, down)
 
     @cached_property
     def _matrix(self) -> Owned:
@@ -253,13 +260,19 @@ class _Gating:
         assert isinstance(made, Joint)
         return Joint(made.shape, made.make_raw, made.make_operand, range=s.ranges.get(here, made.range))
 
-    def _product(self, weight: Owned) -> Scaled:
+    def _product(self, weight: Owned, means: Owned | None) -> Scaled:
         s, out = self.s, self.node.outputs[0]
         h = s.small(self.hidden.raw, bound=s.range_of(self.hidden).largest)
+        if means is not None:
+            fill = self._owned(self.blocks, lambda layer, order: self._in_order(layer, order, layer.fill))
+            less = s.b.emit(TakeSlots(self.tokens), s.encode(fill, h.scale), self.slots)
+            h = Scaled(s.b.emit(Combine((1, -1)), h.var, less), h.scale)
         opened = s.b.emit(OpenSlots(s.numbers.ring), h.var, self.slots)
         scale = s.scale_of(out)
         static = s.encode(weight, scale / h.scale, static=True, renewed=self.hides)
         y = s.b.emit(OutOfSlots(self.tokens), opened, static, self.slots)
+        if means is not None:
+            y = s.b.emit(Combine((1, 1)), y, s.broadcast(s.encode(means, scale), y.shape))
         return Scaled(y if y.shape == out.shape else s.b.emit(Rearrange("reshape", (out.shape,)), y), scale)
 
 

@@ -11,7 +11,7 @@ from comet_jax.errors import CometError
 from comet_jax.predictors.reference import scores
 from predictor_training import calibrate, cluster, evaluate, fixed_point, targets, train
 from predictor_training.calibrate import Target
-from predictor_training.layers import layers, read
+from predictor_training.layers import hidden, layers, read
 
 
 def test_planted_blocks_are_found():
@@ -122,6 +122,27 @@ def test_a_capacity_is_filled_by_every_layer(worked, quiet):
     for i, layer in enumerate(found.layers[site.site]):
         counts = calibrate.counts(w.model.ffns[0], w.calibration, 0, i, layer)
         assert 0.4 < calibrate.room([counts], site.gates, 4, 0.01) <= 0.53
+
+
+@pytest.mark.parametrize("name", ["of_nnx", "attending"])
+def test_what_closed_gates_leave_out_has_its_mean(name, worked, quiet):
+    w = worked(name)
+    found = calibrate.calibrate(w.model, w.calibration, w.fits, Target(kept=0.3), quiet)
+    for k, ffn in enumerate(w.model.ffns):
+        weights = w.model.weights[ffn.site]
+        layer = found.layer(ffn.site, weights.up[0])
+        x = w.calibration.inputs(k, 0, range(32))
+        h = np.asarray(hidden(ffn)(x, [v[0] for v in weights.inputs]))
+        closed = ~deployed(layer, read(ffn, x))[..., np.argsort(layer.order)]
+        expected = np.where(closed, h, 0).sum((0, 1)) / np.maximum(closed.sum((0, 1)), 1)
+        np.testing.assert_allclose(layer.fill, expected, rtol=2e-3, atol=1e-4)
+        assert (layer.fill != 0).any()
+    zero = replace(found, layers={s: tuple(replace(x, fill=0 * x.fill) for x in v) for s, v in found.layers.items()})
+    examples = list(w.task.held_out())
+    results = lambda gates: evaluate.each(w.model, lambda out, *_: out, gates, examples)[0]
+    dense = results({})
+    off = lambda made: ((results(evaluate.predicted(w.model, made)) - dense) ** 2).mean()
+    assert off(found) < off(zero)
 
 
 def test_a_loss_is_met_with_as_few_gates_as_it_takes(worked, quiet):

@@ -12,7 +12,9 @@ from comet_jax.errors import CometError
 from comet_jax.predictors.artifact import FORMAT, Layer, Predictor, Site, fingerprint
 from comet_jax.predictors.reference import neurons, scores
 
-SITE = Site("params/up/kernel", "relu", width=4, neurons=6, layers=2, block=2, rank=3, capacity=0.5)
+SITE = Site(
+    "params/up/kernel", "relu", width=4, neurons=6, layers=2, block=2, rank=3, capacity=0.5, ahead=(3, 2), fills=True
+)
 WEIGHTS = np.random.default_rng(0).normal(size=(2, 4, 6)).astype(np.float32)
 
 
@@ -20,7 +22,7 @@ def layer(i: int, exact: bool = True) -> Layer:
     draw = np.random.default_rng(i)
     number = lambda *shape: draw.normal(size=shape).astype(np.float16 if exact else np.float32).astype(np.float32)
     order = draw.permutation(6).astype(np.int32)
-    return Layer(fingerprint(WEIGHTS[i]), order, number(4, 3), number(3, 3), number(3))
+    return Layer(fingerprint(WEIGHTS[i]), order, number(5, 3), number(3, 3), number(3), number(6))
 
 
 def predictor(exact: bool = True) -> Predictor:
@@ -51,7 +53,7 @@ def test_what_is_saved_is_loaded(tmp_path, exact):
     for i in (0, 1):
         a, b = ours.layer(SITE.site, WEIGHTS[i]), theirs.layer(SITE.site, WEIGHTS[i])
         assert a.fingerprint == b.fingerprint
-        for name in ("order", "a", "b", "bias"):
+        for name in ("order", "a", "b", "bias", "fill"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
             assert getattr(b, name).dtype == (np.int32 if name == "order" else np.float32)
 
@@ -83,7 +85,7 @@ def test_a_layer_is_found_by_its_weights_alone():
 
 
 def test_the_reference_opens_whole_blocks_in_the_models_order():
-    one, x = layer(0), np.random.default_rng(5).normal(size=(7, 4)).astype(np.float32)
+    one, x = layer(0), np.random.default_rng(5).normal(size=(7, 5)).astype(np.float32)
     flags = np.asarray(scores(one, x) >= 0)
     found = np.asarray(neurons(one, flags))
     for gate in range(3):
@@ -174,13 +176,15 @@ def test_fingerprints_that_do_not_fit(path, marks):
     [
         ("a", None, "params/up/kernel/1/a"),
         ("order", None, "params/up/kernel/1/order"),
-        ("a", np.zeros((3, 4), np.float32), "layer 1: a should be (4, 3) and is (3, 4)"),
+        ("a", np.zeros((3, 4), np.float32), "layer 1: a should be (5, 3) and is (3, 4)"),
         ("b", np.zeros((3, 6), np.float32), "layer 1: b should be (3, 3)"),
         ("bias", np.zeros(6, np.float32), "layer 1: bias should be (3,)"),
         ("bias", np.zeros(3, np.int32), "int32"),
         ("order", np.zeros(6, np.float32), "float32"),
-        ("a", np.full((4, 3), np.nan, np.float32), "not finite"),
+        ("a", np.full((5, 3), np.nan, np.float32), "not finite"),
         ("b", np.full((3, 3), np.inf, np.float16), "not finite"),
+        ("fill", np.full(6, np.nan, np.float16), "fill holds a value that is not finite"),
+        ("fill", np.zeros(3, np.float32), "layer 1: fill should be (6,) and is (3,)"),
         ("order", np.array([0, 1, 2, 3, 4, 4], np.int32), "each of 6 neurons once"),
         ("order", np.array([1, 2, 3, 4, 5, 6], np.int32), "each of 6 neurons once"),
     ],
@@ -195,7 +199,7 @@ def test_gates_that_are_always_or_never_open(tmp_path, bias):
     always = replace(layer(0), bias=np.full(3, bias, np.float32))
     Predictor((SITE,), {SITE.site: (always, layer(1))}).save(tmp_path / "gates.safetensors")
     found = Predictor.load(tmp_path / "gates.safetensors").layer(SITE.site, WEIGHTS[0])
-    assert (np.asarray(scores(found, np.zeros((2, 4)))) >= 0).all() == (bias > 0)
+    assert (np.asarray(scores(found, np.zeros((2, 5)))) >= 0).all() == (bias > 0)
 
 
 def test_layers_that_are_missing():

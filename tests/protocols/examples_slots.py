@@ -5,7 +5,7 @@ from examples import Collection, full
 from comet_jax.protocols.comparison import BIT
 from comet_jax.protocols.disclosure import Disclose
 from comet_jax.protocols.opening import Open
-from comet_jax.protocols.slots import IntoSlots, OpenSlots, OutOfSlots, Slots
+from comet_jax.protocols.slots import IntoSlots, OpenSlots, OutOfSlots, Slots, TakeSlots
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.wires import Opened, Shared
 
@@ -36,6 +36,8 @@ def _slots(t: Collection, k: int, tokens: int, count: int) -> None:
 
     down = [shared(*blocks), weight(BLOCKS, SIZE, WIDTH), flags]
     t.add(f"out of {tag}", OutOfSlots, down, out, rounds=2, dealt=k * tokens * BLOCKS * WIDTH)
+    take = lambda b, v, f: b.emit(TakeSlots(tokens), v, slots(b, f))
+    t.add(f"take {tag}", TakeSlots, [shared(BLOCKS, SIZE), flags], take, rounds=1, dealt=0)
     for use in (Disclose, Slots, OpenSlots):
         bits = tokens * BLOCKS if use is Disclose else 0
         t.add(f"{use.__name__} {tag}", use, down, out, rounds=2, dealt=bits)

@@ -167,6 +167,26 @@ def test_a_scan_and_the_same_layers_unrolled_agree():
     np.testing.assert_allclose(rolled, scanned(p, x()), atol=0.01)
 
 
+@pytest.mark.parametrize("ring", [32, 64])
+@pytest.mark.parametrize("reveals", REVEALS)
+@pytest.mark.parametrize("tokens", [1, TOKENS])
+def test_what_is_left_out_counts_as_its_mean(tokens, reveals, ring):
+    """Whatever is open: none of the neurons, all of them, those that there is room for."""
+    p, values = params("gelu"), x(tokens)
+    w = p["params"]
+    fill = np.random.default_rng(3).normal(0, 0.3, H).astype(np.float32)
+    made = predictor(p, activation="gelu_tanh", block=3, fill=fill)
+    z = jax.nn.gelu(nn.LayerNorm().apply({"params": w["norm"]}, values) @ w["up"]["kernel"] + w["up"]["bias"])
+    out = lambda h: values + h @ w["down"]["kernel"] + w["down"]["bias"]
+    opened = lambda bias, **gate: private(FFN("gelu"), gated(always(made, bias), reveals, ring, **gate), p, values)[0]
+    np.testing.assert_allclose(opened(0.5), out(z), atol=0.02)
+    if reveals == "flags":
+        np.testing.assert_allclose(opened(-0.5), out(np.broadcast_to(fill, z.shape)), atol=0.02)
+    else:  # of blocks wanted alike the first are taken
+        half = np.where(np.arange(H) < H // 2, z, fill)
+        np.testing.assert_allclose(opened(0.5, capacity=0.5), out(half), atol=0.02)
+
+
 @pytest.mark.parametrize("make", [cj.Session.simulated, cj.Session.devices])
 def test_flags_show_which_neurons_are_active_in_one_order_a_session(make):
     p = params()
