@@ -64,7 +64,7 @@ def oracle(model: Model, predictor: Predictor, kept: Mapping[str, np.ndarray]) -
     def flags(x, contributions, kept):
         values = jnp.sort(contributions.ravel())
         last = jnp.clip(values.size - jnp.round(kept * values.size).astype(int), 0, values.size - 1)
-        return (contributions >= values[last]) & (contributions > 0)
+        return contributions >= values[last]
 
     return _gates(model, predictor, lambda site, _: (flags, (np.asarray(kept[site.site], np.float32),)), False)
 
