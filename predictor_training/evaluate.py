@@ -18,6 +18,7 @@ from comet_jax.ir.jaxprs import Graph
 from comet_jax.passes.sites import FFN
 from comet_jax.predictors.artifact import Layer as PredictedLayer
 from comet_jax.predictors.artifact import Predictor, Site
+from comet_jax.protocols.slots import turns
 from predictor_training import fixed_point, targets
 from predictor_training.graphs import gated
 from predictor_training.layers import Example, Model
@@ -32,8 +33,7 @@ class Gates:
 
     ``ahead``: x is what attention has opened, not the layer's input. ``arrays``: of each layer, first axis layers.
     ``order`` [layers, neurons], ``on`` [layers] as trained; ``fill`` [layers, neurons]: what a neuron counts as that is
-    left out; ``capacity``: beyond it gates are cut, in the order of
-    tokens; None for no cut.
+    left out; ``capacity``: beyond it gates are cut, of the tokens with most; None for no cut.
     """
 
     flags: Callable[..., jax.Array]
@@ -163,7 +163,7 @@ def _rule(gates: Gates):
         flags = wanted = gates.flags(x, worth, *arrays)
         if gates.capacity is not None:
             room = max(1, int(np.ceil(gates.capacity * wanted.size - 1e-6)))
-            flags = wanted & (jnp.cumsum(wanted.ravel()).reshape(wanted.shape) <= room)
+            flags = wanted & (turns(wanted.reshape(-1, wanted.shape[-1])).reshape(wanted.shape) < room)
             overflow = wanted.sum() > room
         else:
             overflow = False

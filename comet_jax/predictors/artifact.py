@@ -34,9 +34,9 @@ class Site:
 
     ``site``: the path of the first weight. ``width``, ``neurons``: its shape. ``block``: neurons a gate, of which there
     are neurons / block. ``rank``: of the predictor. ``capacity``: the part of the gates that there is room for, over
-    all tokens of a call together; more than that are cut. ``ahead``: widths of what predictors read in place of the
-    layer's input: the input of the attention before it and its heads' results, which are opened earlier. ``fills``:
-    what is left out counts as its mean, not as zero.
+    all tokens of a call together; more than that are cut, of the tokens with most. ``ahead``: widths of what predictors
+    read in place of the layer's input: the input of the attention before it and its heads' results, which are opened
+    earlier. ``fills``: what is left out counts as its mean, not as zero.
     """
 
     site: str

@@ -27,10 +27,11 @@ _FIRST = (((1,), (0,)), ((), ()))
 
 @dataclass(frozen=True)
 class Slots(Protocol):
-    """flags -> numbers of ``count`` slots, no two alike: the active blocks in order, then dummies.
+    """flags (T, G) -> numbers of ``count`` slots, no two alike: the active blocks, one of each token in turn, dummies.
 
-    ``repeats``: that many tokens have the same flags. Of more active blocks than slots the first are taken.
-    Ideal functionality: that function. Argument: it is a function of what both parties know. Nothing is dealt or sent.
+    ``repeats``: that many tokens have the same flags. Where there are more active blocks than slots, the tokens with
+    most give way (``turns``). Ideal functionality: that function. Argument: it is a function of what both parties know.
+    Nothing is dealt or sent.
     """
 
     count: int
@@ -46,18 +47,29 @@ class Slots(Protocol):
         return self.outputs(flags)
 
     def _numbers(self, flags: jax.Array) -> jax.Array:
-        once = flags.reshape(-1).astype(jnp.int32)
-        active = jnp.broadcast_to(once, (self.repeats, once.size)).reshape(-1)
-        size = active.size
-        slot = jnp.where(active == 1, jnp.cumsum(active) - 1, self.count)
-        dummies = jnp.arange(self.count, dtype=jnp.uint32) + np.uint32(size)
-        return dummies.at[slot].set(jnp.arange(size, dtype=jnp.uint32), mode="drop")
+        once = flags.reshape(-1, flags.shape[-1]) == 1
+        active = jnp.broadcast_to(once, (self.repeats, *once.shape)).reshape(-1, once.shape[-1])
+        slot = jnp.where(active, turns(active), self.count).reshape(-1)
+        dummies = jnp.arange(self.count, dtype=jnp.uint32) + np.uint32(active.size)
+        return dummies.at[slot].set(jnp.arange(active.size, dtype=jnp.uint32), mode="drop")
 
     def online(self, party: Party, material: Material, flags: Seen):
         return (self._numbers(flags.v),)
 
     def ideal(self, coins: Coins, flags: Seen):
         return (self._numbers(flags.v),)
+
+
+def turns(active: jax.Array) -> jax.Array:
+    """When each active block's turn is, int32[T, G], the first being 0: every token has its first one, then its second.
+
+    So a limit on their number is a limit on what a token has, and those with few keep all. ``active``: bool[T, G].
+    """
+    mine = jnp.cumsum(active, 1, dtype=jnp.int32) - 1  # how many of its token come before it
+    there = jnp.arange(active.shape[1]) < active.sum(1, keepdims=True)  # (T, G): the tokens that have so many
+    rounds = there.sum(0, dtype=jnp.int32)
+    turn = jnp.cumsum(there, 0, dtype=jnp.int32) - 1 + jnp.cumsum(rounds) - rounds
+    return jnp.take_along_axis(turn, jnp.maximum(mine, 0), 1)
 
 
 def _rows(array: jax.Array, numbers: jax.Array) -> jax.Array:

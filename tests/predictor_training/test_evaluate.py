@@ -100,7 +100,7 @@ def test_results_of_each_example_are_in_order_and_their_mean_is_what_a_run_says(
     np.testing.assert_array_equal(notes["up"], same["up"])
 
 
-def test_what_is_beyond_the_capacity_is_cut_in_the_order_of_tokens(gates):
+def test_what_is_beyond_the_capacity_is_cut(gates):
     w, predictor = gates("plain")
     small_site = replace(predictor.sites[0], capacity=0.05)
     tight = replace(predictor, sites=(small_site,))
