@@ -192,7 +192,7 @@ def plan_for(call: Call, plans: dict[Any, tuple[Plan, Any]]) -> tuple[Plan, Any]
     key = call.key
     if key not in plans:
         traced = call.trace()
-        plans[key] = (Plan(traced.lower()), traced.out_tree)
+        plans[key] = (Plan(traced.lower(), traced.lower), traced.out_tree)
     return plans[key]
 
 

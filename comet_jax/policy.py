@@ -124,18 +124,30 @@ class Gate:
 
     ``site``: a regular expression on the paths of first weights; by default every site of the predictor.
     ``capacity``: the part of a call's blocks that there is room for, instead of the predictor's own.
+    ``epoch``: where nothing is revealed, how many calls in a row the owner's sharing serves. Each discloses as many new
+    blocks, a uniformly random set of those that none before has touched, and computes them and all earlier ones: call k
+    of an epoch, from 0, computes k + 1 times the capacity. So a call's result depends on what earlier calls of its
+    epoch asked for, and whoever is shown it is shown that. A run that fails ends its epoch.
     """
 
     predictor: Predictor
     reveals: Reveals
     site: str = ""
     capacity: float | None = None
+    epoch: int = 1
 
     def __post_init__(self):
         if self.reveals not in REVEALS:
             raise ValueError(f"a gate reveals {' or '.join(map(repr, REVEALS))}, not {self.reveals!r}")
         if self.capacity is not None and not 0 < self.capacity <= 1:
             raise ValueError(f"a gate's capacity is above 0 and at most 1, not {self.capacity}")
+        if self.epoch < 1:
+            raise ValueError(f"a gate's epoch is of 1 call or more, not {self.epoch}")
+        if self.epoch > 1 and self.reveals != "nothing":
+            raise ValueError(
+                f"an epoch of {self.epoch} calls is for gates that reveal nothing; with reveals={self.reveals!r} one "
+                "order serves the whole session anyway"
+            )
         re.compile(self.site)
 
 
@@ -168,6 +180,14 @@ class Policy:
             raise ValueError(f"scales for a ring of {self.numbers.ring} bits in a policy for {self.ring}")
         for pattern in self.published:
             re.compile(pattern)
+        epochs = {gate.epoch for gate in self.gates if gate.reveals == "nothing"}
+        if len(epochs) > 1:
+            raise ValueError(f"a policy's gates that reveal nothing have one epoch, and these have {sorted(epochs)}")
+
+    @property
+    def epoch(self) -> int:
+        """How many calls one sharing of permuted weights serves."""
+        return max((gate.epoch for gate in self.gates), default=1)
 
     def publishes(self, path: str) -> bool:
         """Whether the parameter at ``path`` is published."""

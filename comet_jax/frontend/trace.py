@@ -34,9 +34,9 @@ class Traced:
         """The graph, for people."""
         return str(self.graph)
 
-    def lower(self) -> Lowered:
-        """The next stage: the two-party program."""
-        return lower(self.graph, self.inputs, self.policy)
+    def lower(self, call: int = 0) -> Lowered:
+        """The next stage: the two-party program, of the first or a later ``call`` of an epoch."""
+        return lower(self.graph, self.inputs, self.policy, call)
 
 
 def trace(fn: Callable[..., Any], avals: Sequence[Any], inputs: Sequence[Input], policy: Policy) -> Traced:

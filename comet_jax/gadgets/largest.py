@@ -9,6 +9,10 @@ Argument that exactly ``room`` are chosen, whatever the numbers: let n_l count t
 the highest level with n_l > room, or 0. Those above it are at most ``room``, being the next count. With those at it
 they are at least ``room``: n_top is more, or it is G. So the chosen ones are all above the level and as many at it as
 fit.
+
+Some numbers may be left out, by a secret bit each: they count at no level, and are taken to be below the one where the
+room ends. The argument is that of the others alone, n_0 being how many they are; whatever the numbers are, none that is
+left out is chosen.
 """
 
 import numpy as np
@@ -23,19 +27,23 @@ from comet_jax.sharing.groups import Group
 MOST = 2048  # numbers among which one is chosen: their places have to be looked up
 
 
-def largest(b: Builder, x: Var, room: int, levels: int) -> Var:
+def largest(b: Builder, x: Var, room: int, levels: int, without: Var | None = None) -> Var:
     """[whether each of x is among the ``room`` largest] in Z_2, (G,). Three rounds.
 
-    ``x``: opened whole, (G,), with values from 0 to ``levels``. ``room``: 1 to G.
+    ``x``: opened whole, (G,), with values from 0 to ``levels``. ``room``: 1 to G. ``without``: [one where a number is
+    left out], (G,), in a ring that G fits in; at least ``room`` others are left.
     Costs, with k bits for the numbers 0 to G and m for 0 to 2 G - 1: levels (k + m) + G m bits to open; dealt are, with
-    2^q places of x, 2^(q + 1) G m + 2^k levels m + 2^m G bits. Raises ValueError for more than ``MOST`` numbers.
+    2^q places of x, 2^(q + 1) G m + 2^k levels m + 2^m G bits. ``without`` costs G bits more, which are opened while x
+    is, and twice the first of these terms. Raises ValueError for more than ``MOST`` numbers.
     """
     (count,) = x.shape
     if count > MOST:
         raise ValueError(f"the largest of {MOST} numbers at most are chosen, not of {count}: gate larger blocks")
     beyond = 1 << (count - 1).bit_length()
     bits, group = beyond.bit_length(), Group(beyond.bit_length())
-    spots = b.emit(OneHot(group), x)
+    low = lambda v, k: v if v.bits == k else b.emit(Resize(k), v)
+    out = () if without is None else (b.emit(Open(1), low(without, 1)),)
+    spots = b.emit(OneHot(group), x, *out)
     # 1. How many are at each level or above.
     at_least = b.emit(RunningSum(0, reverse=True), b.emit(Sum((0,)), spots))
     counts = b.emit(Open(count.bit_length()), b.emit(Rearrange("slice", ((1,), (levels + 1,), (1,))), at_least))
@@ -43,7 +51,9 @@ def largest(b: Builder, x: Var, room: int, levels: int) -> Var:
     too_many = Table((np.arange(1 << counts.bits) > room).astype(np.int64))
     thermometer = b.emit(Open(bits), b.emit(Lookup(too_many, group), counts))
     # 3. Not above the level where the room ends, and below it.
-    upto, below = b.emit_all(SecretTable(1, 0), x, spots, thermometer)
+    upto, below = b.emit_all(SecretTable(1, 0), x, spots, thermometer, *out)
+    if without is not None:
+        upto, below = (b.emit(Combine((1, 1)), v, low(without, bits)) for v in (upto, below))
     at = b.emit(Combine((1, -1)), upto, below)
     # A number at the level has its place among these, after the G - sum(upto) above; others are beyond any room.
     others = b.emit(Rearrange("broadcast", ((count,), ())), b.emit(Sum((0,)), upto))
@@ -52,5 +62,4 @@ def largest(b: Builder, x: Var, room: int, levels: int) -> Var:
     )
     fits = Table((np.arange(1 << bits) < room).astype(np.int64))
     fitting = b.emit(Lookup(fits, Group(1)), b.emit(Open(bits), places))
-    low = upto if upto.bits == 1 else b.emit(Resize(1), upto)
-    return b.emit(Combine((1, -1), Table(np.array(1))), fitting, low)
+    return b.emit(Combine((1, -1), Table(np.array(1))), fitting, low(upto, 1))

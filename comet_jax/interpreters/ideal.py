@@ -81,7 +81,7 @@ def ideal(program: Program, coins: Coins, inputs, seen: dict[int, Any] | None = 
     """
     values: dict[int, Any] = {}
     for v, x in zip(program.inputs, inputs, strict=True):
-        values[v.id] = x if isinstance(x, Plain | OpenedPlain) else _enter(v.wire, x)
+        values[v.id] = x if isinstance(x, Plain | OpenedPlain | Seen) else _enter(v.wire, x)
     for i, op in enumerate(program.ops):
         args = [values[v.id] for v in op.inputs]
         if isinstance(op.protocol, Scan):
@@ -109,7 +109,7 @@ def _enter(wire, x):
 
 def _scan(scan: Scan, coins: Coins, args, watched: bool):
     carries, fixed, stacked = scan.parts(args)
-    plain = lambda a: a.v if isinstance(a, Plain) else Group(a.wire.group.bits).cast(a.y.view(jnp.uint64))
+    plain = lambda a: a.v if isinstance(a, Plain | Seen) else Group(a.wire.group.bits).cast(a.y.view(jnp.uint64))
     carry, xs = [a.v for a in carries], [plain(a) for a in stacked]
 
     def step(coins, carry, slices):

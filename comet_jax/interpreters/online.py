@@ -81,15 +81,15 @@ def online(
 ) -> tuple[list[jax.Array], list]:
     """Run the program on this party's shares.
 
-    ``inputs``: one array an input, this party's share of it; in a scan's body, an input may be a wire as it is.
-    Returns this party's shares of the outputs, and the transcript: for each round the two messages, uint32[2, words],
-    party 0's first (for a scan, one more axis).
+    ``inputs``: one array an input, this party's share of it, or what both know; in a scan's body, an input may be a
+    wire as it is. Returns this party's shares of the outputs, and the transcript: for each round the two messages,
+    uint32[2, words], party 0's first (for a scan, one more axis).
     ``coins``: a dictionary that is filled with the run's coins and opened values, by operation. Party 0's are what
     ``ideal`` needs to repeat the run (``Recorded``).
     """
     values: dict[int, Any] = {}
     for v, x in zip(program.inputs, inputs, strict=True):
-        values[v.id] = x if isinstance(x, Share | OpenedShare) else _value(v.wire, x)
+        values[v.id] = x if isinstance(x, Share | OpenedShare | Seen) else _value(v.wire, x)
     transcript: list = []
     for round_ in program.rounds:
         for i in round_.local:

@@ -11,6 +11,7 @@ import numpy as np
 from comet_jax.ir.program import Program, Round, Scan
 from comet_jax.protocols.disclosure import Disclose
 from comet_jax.protocols.slots import Slots
+from comet_jax.protocols.stash import Joined
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,11 @@ def _in_round(program: Program, round_: Round, message: Any) -> Iterator[Flags]:
 
 
 def _room(program: Program, disclosure: int) -> int:
-    """How many slots the flags of an operation are given."""
-    (flags,) = program.ops[disclosure].outputs
-    found = (op for op in program.ops if flags in op.inputs and isinstance(op.protocol, Slots))
-    return next((op.protocol.count // op.protocol.repeats for op in found), flags.shape[-1])  # type: ignore[union-attr]
+    """How many slots the flags of an operation are given, with those that they are joined to."""
+    flags = program.ops[disclosure].outputs[0]
+    for op in program.ops[disclosure:]:
+        if flags in op.inputs and isinstance(op.protocol, Joined):
+            flags = op.outputs[0]
+        if flags in op.inputs and isinstance(op.protocol, Slots):
+            return op.protocol.count // op.protocol.repeats
+    return flags.shape[-1]

@@ -10,6 +10,9 @@ that is not known to be local, or does not match one of these signatures is refu
   its mask from their masks. It deals each array once.
 - *A disclosure* shows its input and nothing else: its message is its sender's share plus a dealt sharing of zero that
   nothing else uses. It must carry the name of a gate that the policy has; a policy without gates has none.
+- *Flags* come in from an earlier program, and go out to a later one, at the parties alone, and only those of a gate
+  that the policy lets carry them: what comes in is joined to what that gate shows, and what goes out is what it shows
+  or has joined. That a set leaves out the blocks of earlier ones is not seen here: rules/active_sets.py argues it.
 - *A weight* is opened once, at its full ring, before the program runs; loading it gives it a mask of its own.
 - *An output* is a step's share plus a dealt sharing of zero that nothing else uses.
 
@@ -39,6 +42,7 @@ from comet_jax.passes.hiding import Word, follow
 from comet_jax.protocols.disclosure import Disclose
 from comet_jax.protocols.protocol import Dealer, Opening, Party, Protocol
 from comet_jax.protocols.slots import Slots
+from comet_jax.protocols.stash import Joined
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.packing import Item
 from comet_jax.sharing.wires import Disclosed, Mask, Opened, OpenedShare, Seen, Share, Shared, Wire
@@ -78,25 +82,30 @@ class Proof:
         ) + (f" Disclosed to both parties: {shown}." if shown else "")
 
 
-def check(program: Program, gates: frozenset[str] = frozenset()) -> Proof:
-    """Return only if ``program`` reveals nothing but its outputs and flags of ``gates``; else raise ``LeakError``."""
-    checking = _Check({}, gates)
+def check(program: Program, gates: frozenset[str] = frozenset(), kept: frozenset[str] = frozenset()) -> Proof:
+    """Return only if ``program`` reveals nothing but its outputs and flags of ``gates``; else raise ``LeakError``.
+
+    ``kept``: those of the gates whose flags the parties carry from program to program.
+    """
+    checking = _Check({}, gates, kept)
     with jax.enable_x64(True):
         openings = checking.program(program, leaves=True)
     weights = sum(isinstance(v.wire, Opened) for v in program.inputs)
     disclosed = tuple(sorted(checking.disclosed.items()))
-    return Proof(openings, weights, len({v.id for v in program.outputs}), disclosed)
+    outputs = {v.id for v in program.outputs if not isinstance(v.wire, Disclosed)}
+    return Proof(openings, weights, len(outputs), disclosed)
 
 
 @dataclass
 class _Check:
     """``seen``: which outputs are shared afresh, by the step's signature. Equal steps are traced once.
 
-    ``gates``: whose flags may be disclosed; ``disclosed``: the bits that they show in a run.
+    ``gates``: whose flags may be disclosed; ``kept``: whose may be carried; ``disclosed``: the bits shown in a run.
     """
 
     seen: dict[tuple, frozenset[int]]
     gates: frozenset[str] = frozenset()
+    kept: frozenset[str] = frozenset()
     disclosed: dict[str, int] = field(default_factory=dict)
 
     def program(
@@ -105,10 +114,14 @@ class _Check:
         """The number of openings. ``leaves``: the outputs leave the parties. ``given``: inputs checked already."""
         known: dict[int, Wire] = {}
         afresh: set[int] = set()
-        openings = 0
+        openings, gate_of = 0, _gates(program)
         for v in program.inputs:
-            allowed = v.id in given or _is_input(v.wire)
-            _require("an input", allowed, f"%{v.id} is neither shared nor a weight opened at its whole ring")
+            if isinstance(v.wire, Disclosed) and v.id not in given:
+                carried = v.wire.below is None and gate_of.get(v.id) in self.kept
+                _require("an input", carried, f"%{v.id} is disclosed, and not by a gate that carries its flags")
+            else:
+                allowed = v.id in given or _is_input(v.wire)
+                _require("an input", allowed, f"%{v.id} is neither shared nor a weight opened at its whole ring")
             _define("an input", known, v)
         steps = [i for r in program.rounds for i in (*r.local, *r.opened)]
         _require("the schedule", sorted(steps) == list(range(len(program.ops))), "a step is not run exactly once")
@@ -133,9 +146,14 @@ class _Check:
                 numbered = isinstance(v.wire, Disclosed) and v.wire.below is not None
                 _require(place, not numbered or type(op.protocol) is Slots, "it may number one slot twice")
                 _define(place, known, v)
+        last = [isinstance(v.wire, Disclosed) for v in program.outputs]
+        _require("the outputs", last == sorted(last), "a disclosed wire would leave as a result")
         for v in program.outputs:
             _require("an output", known.get(v.id) == v.wire, f"%{v.id} does not exist")
-            if leaves:
+            if isinstance(v.wire, Disclosed):
+                carried = v.wire.below is None and gate_of.get(v.id) in self.kept
+                _require("an output", carried, f"%{v.id} is disclosed, and not by a gate that carries its flags")
+            elif leaves:
                 _require("an output", v.id in afresh, f"%{v.id} leaves without being shared afresh (Reveal)")
         return openings
 
@@ -157,6 +175,20 @@ class _Check:
             else:
                 self.seen[key] = _check_local(place, protocol, inputs, outputs, masks, dealt)
         return self.seen[key]
+
+
+def _gates(program: Program) -> dict[int, str]:
+    """The gate of each disclosed wire that is a gate's own: what it shows, what that is joined to, and the result."""
+    found: dict[int, str] = {}
+    for op in program.ops:
+        if isinstance(op.protocol, Scan):
+            body = op.protocol.body
+            inner = _gates(body)
+            outer = zip((*body.inputs, *body.outputs), (*op.inputs, *op.outputs))
+            found.update({v.id: inner[step.id] for step, v in outer if step.id in inner})
+        elif isinstance(op.protocol, Disclose | Joined):
+            found.update({v.id: op.protocol.gate for v in (*op.inputs, *op.outputs) if isinstance(v.wire, Disclosed)})
+    return found
 
 
 def _require(place: str, holds: bool, reason: str) -> None:
@@ -187,7 +219,9 @@ def _check_scan(place: str, op: Op, scan: Scan) -> None:
     made, results = types(scan.body.outputs), types(op.outputs)
     threaded = (carries, made[: scan.carries], given[0], results[: scan.carries])
     _require(place, all(t == carries for t in threaded), "the wires that it threads through differ in type")
-    _require(place, all(isinstance(w, Shared) for w in made), "an opened wire would pass from step to step, or out")
+    alone = all(isinstance(w, Shared) for w in made[: scan.carries])
+    alone = alone and all(isinstance(w, Shared | Disclosed) for w in made)
+    _require(place, alone, "an opened wire would pass from step to step, or out")
     _require(place, fixed == given[1], "what every step takes differs in type from what it is")
     slices = [*zip(given[2], stacked, strict=True), *zip(results[scan.carries :], made[scan.carries :], strict=True)]
     same = lambda a, b: type(a) is type(b) and a.group == b.group and a.shape == (scan.length, *b.shape)

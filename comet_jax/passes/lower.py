@@ -44,7 +44,7 @@ from comet_jax.rules.registry import ELEMENTWISE, RULES
 from comet_jax.rules.scope import Encoding, Place, Scope
 from comet_jax.rules.structure import align, follow
 from comet_jax.rules.terms import PUBLIC, Env, Joint, Known, Owned, Scaled, Term, VaryingError, deepest, owner_of
-from comet_jax.sharing.wires import Shared
+from comet_jax.sharing.wires import Disclosed, Shared
 
 if TYPE_CHECKING:
     from comet_jax.runtime.compiled import Compiled
@@ -95,6 +95,8 @@ class Lowered:
     ``inputs``: one an input of the graph: its owner, or None for one that is public or shared already.
     ``encodings``: one a program input, or the position and form of the ``SharedInput`` that it takes.
     ``results``: one an output of the graph; those with a scale are the program's outputs, in order.
+    Its further inputs and outputs are flags that it takes from the previous call of an epoch, and hands to the next;
+    ``call``: which one it is for.
     ``proof``: what the leak check found. ``places``: scales, by site and operation. ``wide``: the program before it
     was narrowed, for comparison. ``layers``: the model's attention and feed-forward layers, as they were found.
     """
@@ -108,6 +110,7 @@ class Lowered:
     places: dict[tuple[str, str], Place]
     wide: Program
     layers: tuple[Attention | FFN, ...] = ()
+    call: int = 0
 
     def as_text(self) -> str:
         """The program, for people."""
@@ -125,9 +128,9 @@ class Lowered:
         return compiled(self)
 
 
-def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
-    """Lower ``graph`` for inputs of the given kinds; arrays are public."""
-    s = Scope(policy.numbers, Builder(variant=policy.variant), ranges=bind(policy.ranges, graph))
+def lower(graph: Graph, inputs: Sequence[Input], policy: Policy, call: int = 0) -> Lowered:
+    """Lower ``graph`` for inputs of the given kinds; arrays are public. ``call``: of an epoch, from 0."""
+    s = Scope(policy.numbers, Builder(variant=policy.variant), ranges=bind(policy.ranges, graph), call=call)
     mine = lambda given: isinstance(given, OwnedInput) and given.owner == "model"
     names = {v: given.name for v, given in zip(graph.inputs, inputs) if mine(given)}  # type: ignore[union-attr]
     ffns = sites.find(graph, names)
@@ -156,20 +159,29 @@ def lower(graph: Graph, inputs: Sequence[Input], policy: Policy) -> Lowered:
             results.append(Result(value.shape, np.dtype(value.dtype), raw.scale))
         else:
             results.append(Result(value.shape, np.dtype(value.dtype), None, term))
-    wide = s.b.finish(*wires)
+    # What is carried from call to call comes last, so that the positions of other inputs are those of every call.
+    before, after = zip(*s.carried) if s.carried else ((), ())
+    s.b.inputs = [v for v in s.b.inputs if v not in before] + [v for v in before if v]
+    wide = s.b.finish(*wires, *(v for v in after if v))
     program = narrow(wide)
     by_var = {var.id: e for var, e in s.encodings.values()}
-    encodings = tuple(by_var[v.id] if v.id in by_var else taken[v.id] for v in wide.inputs)
+    given = [v.id for v in wide.inputs if not isinstance(v.wire, Disclosed)]
+    encodings = tuple(by_var[i] if i in by_var else taken[i] for i in given)
     owners = tuple(x.owner if isinstance(x, OwnedInput) else None for x in inputs)
     return Lowered(
         *(program, owners, encodings, tuple(results), policy),
-        *(leaks.check(program, _shown(policy)), s.places, wide, (*attentions, *ffns)),
+        *(leaks.check(program, _shown(policy), _kept(policy)), s.places, wide, (*attentions, *ffns), call),
     )
 
 
 def _shown(policy: Policy) -> frozenset[str]:
     """The sites whose flags the policy lets the parties see."""
     return frozenset(site.site for gate in policy.gates for site in gate.predictor.sites)
+
+
+def _kept(policy: Policy) -> frozenset[str]:
+    """Those whose flags the parties carry from call to call."""
+    return frozenset(site.site for gate in policy.gates if gate.epoch > 1 for site in gate.predictor.sites)
 
 
 def _shared(

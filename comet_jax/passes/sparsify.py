@@ -32,6 +32,11 @@ class Gated:
         blocks = prod(self.ffn.up.x.shape[:-1]) * self.site.gates
         return min(blocks, max(1, round(capacity * blocks)))
 
+    @property
+    def room(self) -> int:
+        """Blocks that a call chooses where nothing is revealed, for all tokens alike."""
+        return max(1, self.slots // max(1, prod(self.ffn.up.x.shape[:-1])))
+
 
 def sparsify(graph: Graph, found: Sequence[FFN], gates: Sequence[Gate], attention: Sequence[Attention] = ()) -> Graph:
     """``graph`` with those of its feed-forward layers ``found`` gated that ``gates`` name.
@@ -71,7 +76,13 @@ def _gated(ffn: FFN, gate: Gate, attention: Sequence[Attention]) -> Gated:
             f"{ffn.site}: the predictor reads {site.read} of the attention before the layer, where the model has "
             f"{widths or 'none'}"
         )
-    return Gated(ffn, gate, site, read)
+    found = Gated(ffn, gate, site, read)
+    if gate.epoch > 1 and gate.epoch * found.room > site.gates:
+        raise CometError(
+            f"{ffn.site}: an epoch of {gate.epoch} calls that choose {found.room} new blocks each needs "
+            f"{gate.epoch * found.room} blocks, and the layer has {site.gates}: lower the gate's epoch or its capacity"
+        )
+    return found
 
 
 def _rewritten(graph: Graph, new: Mapping[Node, Node]) -> Graph:

@@ -18,6 +18,9 @@ session: places say nothing, but counts and repetitions do. Where nothing is to 
 the blocks that are wanted most, and order and weights are shared afresh for each call: each slot is opened at most once
 under an order. All tokens of a call then compute the same blocks.
 
+With a longer epoch order and weights serve that many calls. A call then discloses as many blocks that none before has
+touched, and computes those of earlier calls again, the stash: their places are known, so it tells nothing.
+
 Costs beside the dense layer, for flags: three rounds (the predictor's hidden vector, the scores, the flags), 9 bits a
 block and token for scores and flags, and a hidden vector of ``HIDDEN`` + 1 bits each; 257 bits a block and token are
 dealt for the comparison, and d ring elements for the product with W_down. Saved: all openings of the neurons outside
@@ -42,12 +45,15 @@ from comet_jax.protocols.bilinear import Bilinear
 from comet_jax.protocols.linear import Combine, Rearrange, Resize, Table
 from comet_jax.protocols.opening import HighBits, Open
 from comet_jax.protocols.slots import IntoSlots, OpenSlots, OutOfSlots, Slots, TakeSlots
+from comet_jax.protocols.stash import Joined
 from comet_jax.rules.active_sets import flagged, most_wanted
 from comet_jax.rules.contraction import folded
 from comet_jax.rules.registry import RULES, rule
 from comet_jax.rules.scope import Scope, centre
 from comet_jax.rules.terms import Env, Joint, Owned, Scaled
 from comet_jax.sharing import chacha
+from comet_jax.sharing.groups import Group
+from comet_jax.sharing.wires import Disclosed
 
 # Fraction bits of the predictor: of A, of x A after truncation, of B, and of a score when it is compared.
 FIRST, MIDDLE, SECOND, SCORE = 9, 10, 12, 7
@@ -85,8 +91,8 @@ class _Gating:
         self.hides = self.layer.gate.reveals == "nothing"
         self.blocks = (self.site.gates, self.site.block)
         # Blocks that are computed: of all tokens alike, or over all of them.
-        self.room = max(1, self.layer.slots // self.tokens)
-        self.count = self.room * self.tokens if self.hides else self.layer.slots
+        self.room = self.layer.room
+        self.count = self.room * (s.call + 1) * self.tokens if self.hides else self.layer.slots
         # Two layers of one program never share an order, even if they share their weights.
         self.number = len(s.b.ops)
         given = iter(weights)
@@ -121,13 +127,14 @@ class _Gating:
         return Owned(up.owner, shape, np.dtype(np.float64), at, up.name, depth=up.depth)
 
     def _drawn(self, env: Env) -> tuple[Layer, np.ndarray]:
-        """This layer's predictor, and the secret order of its blocks, of the session or of this call."""
+        """This layer's predictor, and the secret order of its blocks, of the session or of this epoch."""
         key = (self, "drawn")
         if key not in env.cache:
             weight = np.asarray(self._up.at(env), np.float32)
             layer = self.layer.gate.predictor.layer(self.site.site, weight)
             label = f"{self.number} {self.site.site} {layer.fingerprint}"
-            # An order that reveals nothing serves one call and one layer, even among layers that are alike.
+            # An order that reveals nothing serves one epoch and one layer, even among layers that are alike. It is
+            # drawn where an epoch begins, and all that it orders is shared there, once.
             env.cache[key] = layer, secret_order(os.urandom(32) if self.hides else env.key, label, self.blocks[0])
         return env.cache[key]
 
@@ -174,9 +181,15 @@ class _Gating:
         """Which blocks are computed, disclosed: of each token, or of all tokens alike."""
         s, site = self.s, self.site.site
         with s.b.site(self.node.site or self.node.where, "gate"):
-            if self.hides:
-                return most_wanted(s, self._scores(), site, self.room, self._matrix)
-            return flagged(s, self._scores(), site)
+            if not self.hides:
+                return flagged(s, self._scores(), site)
+            before = s.b.input(Disclosed((1, self.blocks[0]), Group(1))) if s.call else None
+            flags = most_wanted(s, self._scores(), site, self.room, self._matrix, before)
+            if before is not None:
+                flags = s.b.emit(Joined(site), before, flags)
+            if self.layer.gate.epoch > 1:
+                s.carried.append((before, flags if s.call + 1 < self.layer.gate.epoch else None))
+            return flags
 
     def _scores(self) -> Var:
         """Scores of all blocks, raised by one so that none is negative, opened at ``SCORE`` + 1 bits, (T, G)."""
@@ -234,7 +247,8 @@ class _Gating:
         def make() -> Scaled:
             rows, scale = self._rows(p.base), s.scale_of(p.out)
             weight = s.encode(p.weight, scale / rows.scale, static=True, renewed=self.hides)
-            return Scaled(s.b.emit(IntoSlots(), rows.var, weight, s.encode(p.bias, scale), self.slots), scale)
+            bias = s.encode(p.bias, scale, renewed=self.hides)
+            return Scaled(s.b.emit(IntoSlots(), rows.var, weight, bias, self.slots), scale)
 
         return s.result((self.count, self.site.block), make, range=found)
 

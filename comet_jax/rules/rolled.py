@@ -257,7 +257,8 @@ class Rolled:
             forms = forms | set(body.carried)
         keys = [k for k in sorted(forms) if k[0] < carries]
         last = [k for k in sorted(forms) if k[0] >= carries]
-        program = body.scope.b.finish(*(made[k].var for k in (*keys, *last)))
+        handed_on = [after for _, after in body.scope.carried if after]
+        program = body.scope.b.finish(*(made[k].var for k in (*keys, *last)), *handed_on)
         # A form that the body hands on without reading it still needs an input.
         first = [body.carried.get(k) or body.scope.b.input(made[k].var.wire) for k in keys]
         used = {v for op in program.ops for v in op.inputs} | set(program.outputs)
@@ -275,10 +276,15 @@ class Rolled:
                 fixed[inner] = self.outer.encode(e.source, e.scale, static=e.static)
             else:
                 stacked[inner] = self._every_step(e)
+        of_steps = lambda v: self.outer.b.input(replace(v.wire, shape=(self.loop.length, *v.shape)))
+        stacked |= {before: of_steps(before) for before, _ in body.scope.carried if before}
         inputs = (*first, *fixed, *stacked)
         scan = Scan(Program(inputs, program.ops, program.outputs), self.loop.length, len(keys), len(fixed))
         starts = [self._start(*k) for k in keys]
         outs = self.outer.b.emit_all(scan, *starts, *fixed.values(), *stacked.values())
+        stacks = iter(outs[len(outs) - len(handed_on) :])
+        for before, after in body.scope.carried:
+            self.outer.carried.append((stacked.get(before), next(stacks) if after else None))  # type: ignore[arg-type]
         found = {k: replace(made[k], var=v, where=None) for k, v in zip((*keys, *last), outs)}
         if self.loop.reverse:
             back = Rearrange("reverse", ((0,),))

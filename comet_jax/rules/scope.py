@@ -26,8 +26,8 @@ LEAST_FRACTION = 4
 class Encoding:
     """An input of a program: whose value it is, how it is computed, and the integers that it becomes.
 
-    A ``static`` input is a weight, opened once under a mask; others are only shared. A ``renewed`` one is a weight that
-    is shared and opened afresh for each run, as its owner permutes it afresh.
+    A ``static`` input is a weight, opened once under a mask; others are only shared. A ``renewed`` one belongs to a
+    weight that its owner permutes afresh for each epoch of runs: it is shared, and opened if static, once an epoch.
     """
 
     source: Owned
@@ -66,7 +66,11 @@ class Place:
 
 @dataclass(eq=False)
 class Scope:
-    """One level of a program under construction: the outermost, or the body of a scan in ``outer``."""
+    """One level of a program under construction: the outermost, or the body of a scan in ``outer``.
+
+    ``call``: which call of an epoch the program is for. ``carried``: for each gate with an epoch the flags that it
+    takes from the call before and those that it hands to the next; None where there is no such call.
+    """
 
     numbers: Numbers
     b: Builder = field(default_factory=Builder)
@@ -75,10 +79,12 @@ class Scope:
     ranges: dict[Value, Range] = field(default_factory=dict)
     places: dict[tuple[str, str], "Place"] = field(default_factory=dict)
     outer: "Scope | None" = None
+    call: int = 0
+    carried: list[tuple[Var | None, Var | None]] = field(default_factory=list)
 
     def __post_init__(self):
         if self.outer:
-            self.b.variant = self.outer.b.variant
+            self.b.variant, self.call = self.outer.b.variant, self.outer.call
 
     @property
     def depth(self) -> int:

@@ -79,7 +79,7 @@ class Compiled:
         assert layout is not None
         both = lambda shape, dtype: layout.shapes(jax.ShapeDtypeStruct((2, *shape), dtype))
         of = lambda position: both((v := plan.program.inputs[position]).shape, v.wire.group.dtype)
-        weights, inputs = ([of(i) for i in positions] for positions in (plan.static, plan.fresh))
+        weights, inputs = ([of(i) for i in positions] for positions in (plan.static, (*plan.shared, *plan.flags)))
         words = [both((n,), np.uint32) for n in self._words]
         blocks, unpack = self._party["unpack"].stage(*words)
         material, offline = self._party["offline"].stage(layout.shapes(blocks), weights, self._public)

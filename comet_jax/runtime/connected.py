@@ -40,6 +40,7 @@ from comet_jax.runtime.session import (
     environments,
     refuse_nesting,
     sealed_forms,
+    weights_of,
 )
 from comet_jax.runtime.spmd import OnMesh
 from comet_jax.runtime.transfer import array, receive_shares, send_shares
@@ -92,6 +93,7 @@ class Connected(Session):
         self._workers: dict[Any, tuple[Worker, Stock]] = {}
         self._kept: list[Any] = []
         self._compiled: dict[Plan, Compiled] = {}
+        self._agreed: set[tuple[Plan, tuple[int, ...]]] = set()
         self._opened = sha256()
         self._reveals = 0
 
@@ -131,24 +133,34 @@ class Connected(Session):
         with jax.enable_x64(True):
             envs = environments(plan, inputs, self.key) if self.role not in (*PARTIES, "dealer") else {}
             envs = {owner: env for owner, env in envs.items() if owner == self.role}
-            worker, stock = self._worker(plan, inputs, envs)
+            weights = weights_of(plan, inputs)
+            worker, stock = self._worker(plan, weights, inputs, envs)
+            plan = self._agree(worker.epoch.next, weights)
             clock("load")
             shares = worker.run(self._next(stock), inputs, envs.get(self.role), clock)
         self._report(plan, clock, worker.flags)
         return plan.results(self, shares, envs)
 
-    def _worker(self, plan: Plan, inputs: list[Any], envs) -> tuple[Worker, Stock]:
-        """This role's part in ``plan`` with these weights, and the count of its runs."""
-        weights = tuple(id(x) for i, x in enumerate(inputs) if isinstance(x, Secret) and plan.is_weight(i))
+    def _worker(self, plan: Plan, weights: tuple[int, ...], inputs: list[Any], envs) -> tuple[Worker, Stock]:
+        """This role's part in ``plan`` and the others of its epoch with these weights, and the count of its runs."""
         key = (plan, weights)
         if key not in self._workers:
             self._kept.append(inputs)  # so that an id is not reused while it serves as a key
-            for link in self.links.values():
-                shake(link, hello(self.role, plan.digest, str(plan.lowered.policy), self._id), timeout=WAIT)
+            self._agree(plan, weights)
             # The same program with other weights is another piece of work, with keys and a count of its own.
             tag = sha256(f"{plan.digest} {len(self._workers)}".encode()).hexdigest()
             self._workers[key] = self._start(plan, envs), self._ledger.stock(tag, self._stock_size)
         return self._workers[key]
+
+    def _agree(self, plan: Plan, weights: tuple[int, ...]) -> Plan:
+        """``plan``, once all roles are known to have it: they compare it before its first run with these weights."""
+        if (plan, weights) not in self._agreed:
+            for link in self.links.values():
+                shake(link, hello(self.role, plan.digest, str(plan.lowered.policy), self._id), timeout=WAIT)
+            self._agreed.add((plan, weights))
+            if self.party is not None or self.role == "dealer":
+                self._compile(plan)
+        return plan
 
     def _next(self, stock: Stock) -> int:
         """The number of the next run, marked as used."""
@@ -161,10 +173,10 @@ class Connected(Session):
 
     def _start(self, plan: Plan, envs) -> Worker:
         if self.role == "dealer":
-            return Dealing(self._compile(plan), self.links)
+            return Dealing(plan, self._compile, self.links)
         if self.party is None:
             return Owning(plan, self.links, self.role, envs.get(self.role))
-        return Computing(self._compile(plan), self.links, self.party, self.layout, self._saw)
+        return Computing(plan, self._compile, self.links, self.party, self.layout, self._saw)
 
     def _compile(self, plan: Plan) -> Compiled:
         if plan not in self._compiled:

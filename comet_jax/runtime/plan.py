@@ -29,17 +29,46 @@ from comet_jax.rules.terms import Env, Known
 from comet_jax.runtime.crossing import Messages, planned
 from comet_jax.runtime.secret import Secret, Shares
 from comet_jax.sharing import fixed_point
-from comet_jax.sharing.wires import Opened
+from comet_jax.sharing.wires import Disclosed, Opened, Shared
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A lowered function and its programs.
 
-    ``static`` and ``fresh`` are the positions of the program's weights and of its other inputs.
+    The program's inputs by position: ``static`` are weights, ``shared`` those that are only shared, ``flags`` what the
+    parties carry from call to call. ``renewed`` are those of the first two that are shared once an epoch, ``fresh`` the
+    shared ones of each run. ``again``: lowers the function for another call of an epoch.
     """
 
     lowered: Lowered
+    again: Callable[[int], Lowered] | None = None
+
+    @property
+    def call(self) -> int:
+        """Which call of an epoch this is the plan of."""
+        return self.lowered.call
+
+    @cached_property
+    def epoch(self) -> int:
+        """How many calls share what is renewed."""
+        return self.lowered.policy.epoch if self.renewed else 1
+
+    @cached_property
+    def _calls(self) -> dict[int, "Plan"]:
+        return {self.call: self}
+
+    def at(self, call: int) -> "Plan":
+        """The plan for another call of an epoch. All but flags goes into it at the same positions."""
+        if call not in self._calls:
+            assert self.again is not None, "a plan that was made for one call alone"
+            found = self._calls[call] = Plan(self.again(call))
+            inputs = lambda plan: [
+                (v.wire, e.scale, e.static, e.renewed, e.owner) if isinstance(e, Encoding) else (v.wire, e)
+                for v, e in zip(plan.program.inputs, plan.lowered.encodings)
+            ]
+            assert inputs(found) == inputs(self), "calls of an epoch take other inputs"
+        return self._calls[call]
 
     @property
     def program(self) -> Program:
@@ -63,20 +92,38 @@ class Plan:
         return tuple(i for i, v in enumerate(self.program.inputs) if isinstance(v.wire, Opened))
 
     @cached_property
+    def shared(self) -> tuple[int, ...]:
+        """Positions of the inputs that are shared and not opened."""
+        return tuple(i for i, v in enumerate(self.program.inputs) if isinstance(v.wire, Shared))
+
+    @cached_property
+    def flags(self) -> tuple[int, ...]:
+        """Positions of what both parties know from the epoch's previous call."""
+        return tuple(i for i, v in enumerate(self.program.inputs) if isinstance(v.wire, Disclosed))
+
+    @cached_property
     def renewed(self) -> tuple[int, ...]:
-        """Positions of the weights that are shared afresh for each run."""
-        return tuple(i for i in self.static if self.lowered.encodings[i].renewed)  # type: ignore[union-attr]
+        """Positions of what is shared afresh for each epoch."""
+        renewed = lambda e: isinstance(e, Encoding) and e.renewed
+        return tuple(i for i, e in enumerate(self.lowered.encodings) if renewed(e))
 
     @property
     def renewal_bytes(self) -> int:
-        """Bytes that sharing those weights afresh takes ahead of a run: two shares sent, and both parties' openings."""
+        """Bytes that this takes ahead of the call, an epoch's first: two shares sent, and both openings of weights."""
+        if self.call:
+            return 0
         wires = [self.program.inputs[i].wire for i in self.renewed]
-        return 4 * sum(math.prod(w.shape) * w.group.dtype.itemsize for w in wires)
+        return sum((4 if isinstance(w, Opened) else 2) * math.prod(w.shape) * w.group.dtype.itemsize for w in wires)
 
     @cached_property
     def fresh(self) -> tuple[int, ...]:
         """Positions of the inputs that are shared anew for each run."""
-        return tuple(i for i, v in enumerate(self.program.inputs) if not isinstance(v.wire, Opened))
+        return tuple(i for i in self.shared if i not in self.renewed)
+
+    def parted(self, outputs: list[Any]) -> tuple[list[Any], list[Any]]:
+        """The program's outputs as those that are results, and the flags for the next call."""
+        results = sum(isinstance(v.wire, Shared) for v in self.program.outputs)
+        return outputs[:results], outputs[results:]
 
     def _by_input(self, positions: tuple[int, ...], values) -> list[Any]:
         out: list[Any] = [None] * len(self.program.inputs)
@@ -116,9 +163,12 @@ class Plan:
         return offline(self.program, Party(party_index()), masks, dealt, self._by_input(self.static, opened))
 
     def online(self, material, weights, inputs):
-        """At a party: the run. Returns its shares of the outputs and the transcript."""
+        """At a party: the run. Returns its shares of the outputs and the transcript.
+
+        ``inputs``: its shares of what is not a weight, then the flags that the parties know.
+        """
         every = self._by_input(self.static, weights)
-        for i, x in zip(self.fresh, inputs, strict=True):
+        for i, x in zip((*self.shared, *self.flags), inputs, strict=True):
             every[i] = x
         return online(self.program, Party(party_index()), material, every)
 

@@ -4,6 +4,7 @@ The lowered program runs on plain integers with exactly the protocols' rounding,
 private here. It is for choosing: scoring a validation set under a policy, with its gates, before anything is deployed.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,15 +13,30 @@ import numpy as np
 from comet_jax.errors import CometError
 from comet_jax.policy import Policy
 from comet_jax.rules.scope import Encoding
+from comet_jax.rules.terms import Env
+from comet_jax.runtime.epochs import Epoch
 from comet_jax.runtime.plan import Plan
 from comet_jax.runtime.secret import Secret, Shares
-from comet_jax.runtime.session import Clock, Session, check_owner, environments, sealed_forms, shares_of
+from comet_jax.runtime.session import Clock, Session, check_owner, environments, sealed_forms, shares_of, weights_of
 from comet_jax.sharing import chacha, fixed_point
 from comet_jax.sharing.groups import Group
 
 
+@dataclass(eq=False)
+class _Rehearsed:
+    """Where the runs of a plan with one set of weights are, and what serves them for an epoch, by position."""
+
+    epoch: Epoch
+    inputs: list[Any]  # so that an id is not reused while it serves as a key
+    renewed: dict[int, np.ndarray]
+
+
 class IdealSession(Session):
     """Made by ``Session.ideal``. Every role is in this process; "shares" are the values themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rehearsed: dict[Any, _Rehearsed] = {}
 
     def run(self, plan: Plan, inputs: list[Any]) -> list[Any]:
         clock = Clock({})
@@ -28,16 +44,32 @@ class IdealSession(Session):
             envs = environments(plan, inputs, self.key)
             outputs: list[Any] = []
             if plan.program.outputs:
-                elements = []
-                for i, e in enumerate(plan.lowered.encodings):
-                    elements.append(
-                        plan.encode(i, envs[e.owner]) if isinstance(e, Encoding) else shares_of(inputs[e[0]], e[1])
-                    )
+                epoch, plan, known, elements = self._begin(plan, inputs, envs)
                 clock("share")
-                outputs = [np.asarray(x) for x in plan.ideal(chacha.new_key(), elements)]
+                made = [np.asarray(x) for x in plan.ideal(chacha.new_key(), [*elements, *known])]
+                outputs, known = plan.parted(made)
+                epoch.end(known, plan)
                 clock("ideal")
         self._report(plan, clock, [])
         return plan.results(self, outputs, envs)
+
+    def _begin(self, plan: Plan, inputs: list[Any], envs: dict[str, Env]) -> tuple[Epoch, Plan, list[Any], list[Any]]:
+        """The epoch of a run, its plan, the flags that it takes, and its other inputs."""
+        found = _Rehearsed(Epoch(plan), inputs, {})
+        if plan.epoch > 1:
+            found = self._rehearsed.setdefault((plan, weights_of(plan, inputs)), found)
+        plan, known = found.epoch.begin()
+        encode = lambda i, e: plan.encode(i, envs[e.owner])
+        encodings = list(enumerate(plan.lowered.encodings))
+        if not plan.call:
+            found.renewed = {i: encode(i, e) for i, e in encodings if i in plan.renewed}
+        elements = []
+        for i, e in encodings:
+            if isinstance(e, Encoding):
+                elements.append(found.renewed[i] if i in found.renewed else encode(i, e))
+            else:
+                elements.append(shares_of(inputs[e[0]], e[1]))
+        return found.epoch, plan, known, elements
 
     def seal(self, secret: Secret, policy: Policy) -> Secret:
         with jax.enable_x64(True):

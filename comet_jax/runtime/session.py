@@ -20,6 +20,7 @@ from comet_jax.policy import Policy
 from comet_jax.rules.scope import Encoding
 from comet_jax.rules.terms import Env
 from comet_jax.runtime.compiled import Compiled
+from comet_jax.runtime.epochs import Epoch
 from comet_jax.runtime.plan import Plan
 from comet_jax.runtime.secret import Secret, Shares
 from comet_jax.runtime.spmd import Layout, Simulated, two_devices
@@ -153,13 +154,18 @@ def environments(plan: Plan, inputs: Iterable[Any], key: bytes) -> dict[str, Env
 
 @dataclass(eq=False)
 class _Loaded:
-    """A plan's weights in a local session: shares, public forms and masks, and the parties' keys."""
+    """A plan's weights in a local session: shares, public forms and masks, and the parties' keys.
 
+    ``shared``: shares of what is not opened and serves an epoch, by position. ``runs``: that were begun.
+    """
+
+    epoch: Epoch
     keys: tuple[np.ndarray, np.ndarray]
     weights: list[Any]
     opened: list[Any]
     masks: list[Any]
     kept: list[Secret]
+    shared: dict[int, Any] = field(default_factory=dict)
     runs: int = 0
 
 
@@ -182,24 +188,28 @@ class LocalSession(Session):
         return first, group.sub(elements, first)
 
     def _load(self, plan: Plan, envs: dict[str, Env], inputs: list[Any]) -> _Loaded:
-        weights = tuple(id(x) for i, x in enumerate(inputs) if isinstance(x, Secret) and plan.is_weight(i))
-        key = (plan, weights)
+        key = (plan, weights_of(plan, inputs))
         if key in self._loaded:
             return self._loaded[key]
         count = len(plan.static)
         # The plan's inputs are kept with it, so that an id is not reused while it serves as a key.
         kept = [x for x in inputs if isinstance(x, Secret)]
-        loaded = _Loaded((chacha.new_key(), chacha.new_key()), [None] * count, [None] * count, [None] * count, kept)
+        keys, lists = (chacha.new_key(), chacha.new_key()), ([None] * count, [None] * count, [None] * count)
+        loaded = _Loaded(Epoch(plan), keys, *lists, kept)
         self._share(plan, loaded, envs, [i for i in plan.static if i not in plan.renewed])
         self._loaded[key] = loaded
         return loaded
 
     def _share(self, plan: Plan, loaded: _Loaded, envs: dict[str, Env], positions: Sequence[int]) -> None:
-        """Share and open the weights at ``positions``, under masks of this run's own."""
+        """Share the inputs at ``positions``, and open the weights among them under masks of this run's own."""
         for position in positions:
-            n, e = plan.static.index(position), plan.lowered.encodings[position]
+            e = plan.lowered.encodings[position]
             assert isinstance(e, Encoding)
             share = self.layout.place(*self._split(plan.encode(position, envs[e.owner]), e.group))
+            if not e.static:
+                loaded.shared[position] = share
+                continue
+            n = plan.static.index(position)
             r = [random_elements(k, chacha.nonce(STATIC, n, loaded.runs), e.shape, e.group) for k in loaded.keys]
             loaded.opened[n] = self._compile(plan).load(share, self.layout.place(*r))
             loaded.weights[n], loaded.masks[n] = share, e.group.add(*r)
@@ -214,13 +224,21 @@ class LocalSession(Session):
                 return plan.results(self, [], envs)
             mark = Clock(seconds)
             loaded = self._load(plan, envs, inputs)
-            self._share(plan, loaded, envs, plan.renewed)
+            loaded.runs += 1  # so that nothing is ever drawn again for a run that fails
+            plan, known = loaded.epoch.begin()
+            program = plan.program
+            if not plan.call:
+                self._share(plan, loaded, envs, plan.renewed)
             mark("load")
             # Before anything is dealt: an input that cannot be encoded wastes no material.
-            fresh = [self._fresh(plan, i, envs, inputs) for i in plan.fresh]
+            fresh = {i: self._fresh(plan, i, envs, inputs) for i in plan.fresh}
             mark("share")
             material = self._material(plan, loaded, mark)
-            outputs, transcript = self._compile(plan).online(material, loaded.weights, fresh)
+            given = {**loaded.shared, **fresh}
+            taken = [*(given[i] for i in plan.shared), *known]
+            outputs, transcript = self._compile(plan).online(material, loaded.weights, taken)
+            outputs, known = plan.parted(outputs)
+            loaded.epoch.end(known, plan)
             mark("online")
             flags = disclosed(program, self.layout.local(transcript, 0)) if plan.lowered.proof.disclosed else []
         self.transcript = transcript
@@ -229,8 +247,7 @@ class LocalSession(Session):
 
     def _material(self, plan: Plan, loaded: _Loaded, mark: "Clock") -> Any:
         """Deal a run, and what the parties do ahead of it. What is used up is dropped: it is the bulk of memory."""
-        n, loaded.runs = loaded.runs, loaded.runs + 1
-        supply = plan.program.supply
+        n, supply = loaded.runs, plan.program.supply
         masks = [chacha.draw(k, chacha.nonce(MASKS, n), supply.mask_words) for k in loaded.keys]
         first = chacha.draw(loaded.keys[0], chacha.nonce(DEALT, n), supply.dealt_words)
         compiled = self._compile(plan)
@@ -270,6 +287,11 @@ class LocalSession(Session):
             else:
                 raise CometError(f"{secret!r} is an input: it can be revealed to its owner only, not to {to}")
         return out
+
+
+def weights_of(plan: Plan, inputs: list[Any]) -> tuple[int, ...]:
+    """What tells one set of weights from another, while they are kept: the same plan with others is other work."""
+    return tuple(id(x) for i, x in enumerate(inputs) if isinstance(x, Secret) and plan.is_weight(i))
 
 
 def shares_of(secret: Secret, form: str) -> Any:

@@ -1,4 +1,4 @@
-"""What each role does with one plan and one set of weights: prepare once, then the same steps each run.
+"""What each role does with one plan and one set of weights: prepare once, then the same steps each run of an epoch.
 
 All workers of a plan run in step, each in its own process. ``run`` returns the shares of the outputs at a party, and
 None at the other roles.
@@ -6,6 +6,7 @@ None at the other roles.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from comet_jax.interpreters.transcript import Flags, disclosed
 from comet_jax.rules.scope import Encoding
 from comet_jax.rules.terms import Env
 from comet_jax.runtime.compiled import Compiled
+from comet_jax.runtime.epochs import Epoch
 from comet_jax.runtime.link import Link
 from comet_jax.runtime.plan import Plan
 from comet_jax.runtime.roles import PARTIES
@@ -24,19 +26,45 @@ from comet_jax.runtime.spmd import OnMesh
 from comet_jax.runtime.transfer import array, receive_shares, send_shares
 from comet_jax.sharing import chacha
 
+Programs = Callable[[Plan], Compiled]
+"""The compiled programs of a plan."""
+
 WAIT = 600.0  # seconds for a step that may include the peer's compilation; a dead peer is noticed by the watchdog
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One run: its plan and number, the graph's inputs as this role holds them, the flags that the parties know from
+    the run before, an owner's values, and a clock for what it takes."""
+
+    plan: Plan
+    number: int
+    inputs: list[Any]
+    known: list[Any]
+    env: Env | None
+    clock: Clock
+
+
 class Worker(ABC):
-    """One role's part in the runs of ``plan``, over ``links`` (peer -> link)."""
+    """One role's part in the runs of ``plan``, the first of an epoch's, and of its others, over ``links``.
+
+    ``links``: peer -> link. What goes into all plans of an epoch is alike, so ``plan`` tells it for all of them.
+    """
 
     def __init__(self, plan: Plan, links: Mapping[str, Link]) -> None:
-        self.plan, self.links = plan, links
+        self.plan, self.links, self.epoch = plan, links, Epoch(plan)
         self.flags: list[Flags] = []  # what gates showed in the last run, at a party
 
-    @abstractmethod
     def run(self, number: int, inputs: list[Any], env: Env | None, clock: Clock) -> list[Any] | None:
-        """Run ``number``: the graph's inputs as this role holds them, and an owner's values."""
+        """Run ``number``, the next of the epoch: the graph's inputs as this role holds them, and an owner's values."""
+        plan, known = self.epoch.begin()
+        results, known = plan.parted(self._run(Turn(plan, number, inputs, known, env, clock)) or [])
+        self.epoch.end(known, plan)
+        return results or None
+
+    @abstractmethod
+    def _run(self, turn: "Turn") -> list[Any] | None:
+        """The run itself: this party's shares of the program's outputs, and the flags that it hands on."""
 
     @property
     def lasting(self) -> tuple[int, ...]:
@@ -61,8 +89,8 @@ class Worker(ABC):
 class Dealing(Worker):
     """The dealer. It needs no answer from anybody, so it runs ahead, as far as party 1 takes what it sends."""
 
-    def __init__(self, compiled: Compiled, links: Mapping[str, Link]) -> None:
-        super().__init__(compiled.plan, links)
+    def __init__(self, plan: Plan, compiled: Programs, links: Mapping[str, Link]) -> None:
+        super().__init__(plan, links)
         self._compiled = compiled
         keys = [chacha.new_key() for _ in PARTIES]
         for party, key in zip(PARTIES, keys):
@@ -79,39 +107,42 @@ class Dealing(Worker):
             n, e = self.plan.static.index(i), self.encoding(i)
             self._masks[n] = e.group.add(*(s.static(n, e.shape, e.group) for s in self._seeds))
 
-    def run(self, number, inputs, env, clock):
-        supply = self.plan.program.supply
-        self._draw(self.plan.renewed)
-        masks = [seed.masks(supply.mask_words) for seed in self._seeds]
-        first = self._seeds[0].dealt(supply.dealt_words)
-        for seed in self._seeds:
-            seed.step()
-        second = np.asarray(self._compiled.deal(masks, first, self._masks))
-        clock("deal")
-        self.links[PARTIES[1]].send("corrections", {"run": number}, {"words": second}, timeout=WAIT)
-        clock("send")
+    def _run(self, turn):
+        plan, supply = turn.plan, turn.plan.program.supply
+        try:
+            if not plan.call:
+                self._draw(i for i in plan.renewed if i in plan.static)
+            masks = [seed.masks(supply.mask_words) for seed in self._seeds]
+            first = self._seeds[0].dealt(supply.dealt_words)
+        finally:
+            for seed in self._seeds:
+                seed.step()
+        second = np.asarray(self._compiled(plan).deal(masks, first, self._masks))
+        turn.clock("deal")
+        self.links[PARTIES[1]].send("corrections", {"run": turn.number}, {"words": second}, timeout=WAIT)
+        turn.clock("send")
 
 
 class Owning(Worker):
-    """The client or the model owner: shares its weights once, and its other inputs each run."""
+    """The client or the model owner: shares weights once, or once an epoch, and its other inputs each run."""
 
     def __init__(self, plan: Plan, links: Mapping[str, Link], role: str, env: Env | None) -> None:
         super().__init__(plan, links)
         self._fresh = self.owners(plan.fresh).get(role, [])
         weights = self.owners(self.lasting).get(role, [])
         self._renewed = self.owners(plan.renewed).get(role, [])
-        # Whoever owns weights gives the same values each run: they are encoded once, unless their order changes.
-        self._fixed = self._encoded(self._fresh, env) if weights and not self._renewed else None
+        # Whoever owns weights gives the same values each run: they are encoded once.
+        self._fixed = self._encoded(self._fresh, env) if weights or self._renewed else None
         if weights:
             send_shares(links, "weights", 0, self._encoded(weights, env), WAIT)
 
-    def run(self, number, inputs, env, clock):
-        if self._renewed:
-            send_shares(self.links, "renewed", number, self._encoded(self._renewed, env), WAIT)
+    def _run(self, turn):
+        if self._renewed and not turn.plan.call:
+            send_shares(self.links, "renewed", turn.number, self._encoded(self._renewed, turn.env), WAIT)
         if self._fresh:
-            elements = self._encoded(self._fresh, env) if self._fixed is None else self._fixed
-            send_shares(self.links, "inputs", number, elements, WAIT)
-        clock("share")
+            elements = self._encoded(self._fresh, turn.env) if self._fixed is None else self._fixed
+            send_shares(self.links, "inputs", turn.number, elements, WAIT)
+        turn.clock("share")
 
     def _encoded(self, positions: list[int], env: Env | None):
         assert env is not None or not positions
@@ -123,52 +154,68 @@ class Computing(Worker):
 
     def __init__(
         self,
-        compiled: Compiled,
+        plan: Plan,
+        compiled: Programs,
         links: Mapping[str, Link],
         party: int,
         layout: OnMesh,
         saw: Callable[[np.ndarray], None],
     ) -> None:
-        plan = compiled.plan
         super().__init__(plan, links)
         self._compiled, self._party, self._layout, self._saw = compiled, party, layout, saw
         self._seed = Seed(array("dealer", links["dealer"].receive("key", timeout=WAIT), "key", (8,), np.uint32))
         self._weights: list[Any] = [None] * len(plan.static)
         self._opened: list[Any] = [None] * len(plan.static)
+        self._shared: dict[int, Any] = {}  # what is not opened, and serves an epoch
         self._load(self.lasting, "weights", 0)
         self._seed.step()
 
     def _load(self, positions: Sequence[int], what: str, number: int) -> None:
-        """Take this party's shares of the weights at ``positions``, and open them with the other."""
+        """Take this party's shares of the inputs at ``positions``, and open the weights among them with the other."""
         received = self._gather(positions, what, number)
         for i in positions:
-            n, e = self.plan.static.index(i), self.encoding(i)
+            e, share = self.encoding(i), self._layout.place(received.pop(i))
+            if not e.static:
+                self._shared[i] = share
+                continue
+            n = self.plan.static.index(i)
             mask = self._layout.place(self._seed.static(n, e.shape, e.group))
-            self._weights[n] = self._layout.place(received.pop(i))
-            self._opened[n] = self._compiled.load(self._weights[n], mask)
+            self._weights[n] = share
+            self._opened[n] = self._compiled(self.plan).load(share, mask)
             self._saw(self._layout.local(self._opened[n], self._party))
 
-    def run(self, number, inputs, env, clock):
-        self._load(self.plan.renewed, "renewed", number)
-        material = self._prepare(number, clock)
-        received = self._gather(self.plan.fresh, "inputs", number)
-        fresh = []
-        for i in self.plan.fresh:
-            e = self.plan.lowered.encodings[i]
-            fresh.append(shares_of(inputs[e[0]], e[1]) if isinstance(e, tuple) else self._layout.place(received[i]))
+    def _run(self, turn):
+        plan, number, clock = turn.plan, turn.number, turn.clock
+        try:
+            if not plan.call:
+                self._load(plan.renewed, "renewed", number)
+            masks, dealt = self._words(plan, number)
+        finally:
+            self._seed.step()  # also where a run fails: nothing is ever drawn again
+        clock("receive")
+        blocks = self._compiled(plan).unpack(self._layout.place(masks), self._layout.place(dealt))
+        material = self._compiled(plan).offline(blocks, self._opened)
+        clock("offline")
+        received = self._gather(plan.fresh, "inputs", number)
+        fresh = {}
+        for i in plan.fresh:
+            e = plan.lowered.encodings[i]
+            fresh[i] = shares_of(turn.inputs[e[0]], e[1]) if isinstance(e, tuple) else self._layout.place(received[i])
         clock("share")
-        outputs, transcript = self._compiled.online(material, self._weights, fresh)
+        given = {**self._shared, **fresh}
+        taken = [*(given[i] for i in plan.shared), *turn.known]
+        outputs, transcript = self._compiled(plan).online(material, self._weights, taken)
         clock("online")
         messages = [self._layout.local(message, self._party) for message in transcript]
         for message in messages:
             self._saw(message)
         clock("hash")
-        self.flags = disclosed(self.plan.program, messages) if self.plan.lowered.proof.disclosed else []
+        self.flags = disclosed(plan.program, messages) if plan.lowered.proof.disclosed else []
         return outputs
 
-    def _prepare(self, number: int, clock: Clock) -> Any:
-        """The material of a run, from the seed and at party 1 from the dealer's corrections."""
-        supply = self.plan.program.supply
+    def _words(self, plan: Plan, number: int) -> tuple[Any, Any]:
+        """The words of a run's masks and dealt arrays, from the seed and at party 1 from the dealer's corrections."""
+        supply = plan.program.supply
         masks = self._seed.masks(supply.mask_words)
         if self._party == 0:
             dealt = self._seed.dealt(supply.dealt_words)
@@ -180,12 +227,7 @@ class Computing(Worker):
                     "are not used, and this session ends"
                 )
             dealt = array("dealer", message, "words", (supply.dealt_words,), np.uint32)
-        self._seed.step()
-        clock("receive")
-        blocks = self._compiled.unpack(self._layout.place(masks), self._layout.place(dealt))
-        material = self._compiled.offline(blocks, self._opened)
-        clock("offline")
-        return material
+        return masks, dealt
 
     def _gather(self, positions: Iterable[int], what: str, number: int) -> dict[int, np.ndarray]:
         """This party's shares of the inputs at ``positions``, from all owners."""

@@ -117,6 +117,11 @@ class Seen:
     wire: Disclosed
     v: jax.Array
 
+    @property
+    def x(self) -> jax.Array:
+        """What a party holds of it: all."""
+        return self.v
+
 
 @dataclass(frozen=True)
 class Mask:

@@ -60,6 +60,10 @@ def _secret_tables(t: Collection) -> None:
         step = OneHot(group)
         look = lambda b, v, step=step: b.emit(step, b.emit(Open(v.bits), v))
         t.add(f"one-hot {bits}", OneHot, [_counts(bits)], look, rounds=1, dealt=6 * group.bits << bits)
+        some = lambda b, v, z, step=step: b.emit(step, b.emit(Open(v.bits), v), b.emit(Open(1), z))
+        t.add(
+            f"some one-hot {bits}", OneHot, [_counts(bits), _counts(1)], some, rounds=1, dealt=12 * group.bits << bits
+        )
     for entries, group in ((5, Group(7)), (7, Group(1)), (1, Group(40))):
 
         def read(b, v, table, group=group):
@@ -68,6 +72,13 @@ def _secret_tables(t: Collection) -> None:
 
         table = Shared((entries,), group), full(group)
         t.add(f"secret table {entries}", SecretTable, [_counts(3), table], read, rounds=1, dealt=6 * group.bits << 3)
+
+        def some(b, v, z, table, group=group):
+            y, opened, bit = b.emit(Open(3), v), b.emit(Open(group.bits), table), b.emit(Open(1), z)
+            return b.emit_all(SecretTable(3, -2), y, b.emit(OneHot(group), y, bit), opened, bit)
+
+        given = [_counts(3), _counts(1), table]
+        t.add(f"secret table {entries}, some", SecretTable, given, some, rounds=1, dealt=12 * group.bits << 3)
 
 
 def _choices(t: Collection) -> None:

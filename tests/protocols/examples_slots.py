@@ -6,6 +6,7 @@ from comet_jax.protocols.comparison import BIT
 from comet_jax.protocols.disclosure import Disclose
 from comet_jax.protocols.opening import Open
 from comet_jax.protocols.slots import IntoSlots, OpenSlots, OutOfSlots, Slots, TakeSlots
+from comet_jax.protocols.stash import Joined, Touched
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.wires import Opened, Shared
 
@@ -43,7 +44,21 @@ def _slots(t: Collection, k: int, tokens: int, count: int) -> None:
         t.add(f"{use.__name__} {tag}", use, down, out, rounds=2, dealt=bits)
 
 
+def _stash(t: Collection, k: int) -> None:
+    """Flags that were disclosed one after the other, and the blocks at their places in an order that is a weight."""
+    one, both = (Shared((1, BLOCKS), BIT), (0, 1)), (Opened((BLOCKS, BLOCKS), Group(k), static=True), full(Group(k)))
+
+    def touched(b, m, first, second):
+        before, new = (b.emit(Disclose("site"), f) for f in (first, second))
+        return b.emit(Touched(), m, b.emit(Joined("site"), before, new))
+
+    for use in (Touched, Joined):
+        t.add(f"{use.__name__} {k}", use, [both, one, one], touched, rounds=1, dealt=0)
+
+
 def slots(t: Collection) -> None:
     """One token and several, with room for some, for all, and for more blocks than there are."""
     for k, tokens, count in ((32, 1, 2), (32, 1, 5), (32, 2, 3), (64, 2, 4)):
         _slots(t, k, tokens, count)
+    for k in (32, 64):
+        _stash(t, k)

@@ -44,7 +44,7 @@ def computing(plan, dealer):
     """Party 1 with a seed, before its first run; nothing here gets as far as computing."""
     dealer[0].send("key", arrays={"key": chacha.new_key()})
     refuse = lambda *_: pytest.fail("something was opened")
-    return Computing(Compiled(plan, None), {"dealer": dealer[1]}, 1, None, refuse)  # type: ignore[arg-type]
+    return Computing(plan, lambda plan: Compiled(plan, None), {"dealer": dealer[1]}, 1, None, refuse)  # type: ignore[arg-type]
 
 
 def corrections(plan, run=0, **changes):

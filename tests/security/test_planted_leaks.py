@@ -14,10 +14,11 @@ from comet_jax.protocols.disclosure import Disclose
 from comet_jax.protocols.linear import Combine
 from comet_jax.protocols.opening import Open, Reveal
 from comet_jax.protocols.protocol import Protocol
-from comet_jax.protocols.slots import OpenSlots, OutOfSlots, Slots
+from comet_jax.protocols.slots import NUMBERS, OpenSlots, OutOfSlots, Slots
+from comet_jax.protocols.stash import Joined
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.packing import Item
-from comet_jax.sharing.wires import Mask, Opened, OpenedShare, Shared
+from comet_jax.sharing.wires import Disclosed, Mask, Opened, OpenedShare, Shared
 
 WIRE = Shared((3,), Group(32))
 
@@ -342,6 +343,69 @@ class _Same(Slots):
 def test_gates(planted, reason):
     with pytest.raises(LeakError, match=reason):
         check(gated(**planted), frozenset({"ffn"}))
+
+
+def carrying(*, joined: bool = True) -> Program:
+    """Flags from an earlier program, joined to what a gate shows, and handed on.
+
+    That the new flags leave out the earlier ones' blocks cannot be told from a program, and here they need not: that is
+    argued, and tested, where blocks are chosen (rules/active_sets.py).
+    """
+    b = Builder()
+    before, new = b.input(Disclosed(FLAGS.shape, FLAGS.group)), b.emit(Disclose("ffn"), b.input(FLAGS))
+    slots = b.emit(Slots(4), before)
+    h, w = b.input(Shared((4, 2), Group(32))), b.input(Opened((3, 2, 5), Group(32), static=True))
+    y = b.emit(Reveal(), b.emit(OutOfSlots(2), b.emit(OpenSlots(32), h, slots), w, slots))
+    return b.finish(y, b.emit(Joined("ffn"), before, new) if joined else new)
+
+
+def test_flags_are_carried_by_a_gate_that_the_policy_lets_carry_them_alone():
+    ffn, found = frozenset({"ffn"}), check(carrying(), frozenset({"ffn"}), frozenset({"ffn"}))
+    assert found == Proof(openings=1, weights=1, outputs=1, disclosed=(("ffn", 6),))
+    for kept in (frozenset(), frozenset({"other"})):
+        with pytest.raises(LeakError, match=r"an input: .* not by a gate that carries its flags"):
+            check(carrying(), ffn, kept)
+    with pytest.raises(LeakError, match=r"an input: .* not by a gate"):  # flags of nobody's
+        check(carrying(joined=False), ffn, ffn)
+
+
+def test_what_is_disclosed_is_no_result():
+    b = Builder()
+    flags = b.emit(Disclose("ffn"), b.input(FLAGS))
+    slots, y = b.emit(Slots(4), flags), b.emit(Reveal(), b.input(WIRE))
+    ffn = frozenset({"ffn"})
+    for outputs, kept, reason in (
+        ((y, flags), frozenset(), "an output: .* not by a gate that carries its flags"),
+        ((y, slots), ffn, "an output: .* not by a gate that carries its flags"),
+        ((flags, y), ffn, "would leave as a result"),
+    ):
+        with pytest.raises(LeakError, match=reason):
+            check(b.finish(*outputs), ffn, kept)
+    assert check(b.finish(y, flags), ffn, ffn).outputs == 1
+
+
+def test_slots_are_not_numbered_by_an_earlier_program():
+    """Two of its numbers might be equal, and one mask would serve twice."""
+    b = Builder()
+    slots, x = b.input(Disclosed((4,), NUMBERS, below=7)), b.input(Shared((4, 2), Group(32)))
+    w = b.input(Opened((3, 2, 5), Group(32), static=True))
+    y = b.emit(OutOfSlots(1), b.emit(OpenSlots(32), x, slots), w, slots)
+    with pytest.raises(LeakError, match=r"an input: .* not by a gate"):
+        check(b.finish(b.emit(Reveal(), y)), frozenset({"ffn"}), frozenset({"ffn"}))
+
+
+def test_a_scan_hands_no_flags_from_step_to_step():
+    inner = Builder()
+    before, new = inner.input(Disclosed((2, 3), FLAGS.group)), inner.emit(Disclose("ffn"), inner.input(FLAGS))
+    body = inner.finish(inner.emit(Joined("ffn"), before, new))
+    b = Builder()
+    (out,) = b.emit_all(Scan(body, 2, 1), b.input(before.wire), b.input(replace(FLAGS, shape=(2, 2, 3))))
+    with pytest.raises(LeakError, match="pass from step to step"):
+        check(b.finish(out), frozenset({"ffn"}), frozenset({"ffn"}))
+    b = Builder()  # each step's own are carried
+    stacked = lambda w: b.input(replace(w, shape=(2, 2, 3)))
+    (out,) = b.emit_all(Scan(body, 2, 0), stacked(before.wire), stacked(FLAGS))
+    assert check(b.finish(out), frozenset({"ffn"}), frozenset({"ffn"})).disclosed == (("ffn", 12),)
 
 
 def test_numbers_come_from_slots_alone():
