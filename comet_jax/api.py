@@ -137,7 +137,8 @@ def explain(fn: Any, *args: Any, policy: Policy | None = None, **kwargs: Any) ->
     fn = _under(fn, policy)
     traced = fn.trace(*args, **kwargs)
     uncalibrated = replace(traced, policy=replace(traced.policy, ranges=None)).lower() if traced.policy.ranges else None
-    return explain_lowered(traced.lower(), uncalibrated)
+    first = traced.lower()
+    return explain_lowered(first, uncalibrated, [traced.lower(call) for call in range(1, first.epoch)])
 
 
 def fastest(

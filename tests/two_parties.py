@@ -21,7 +21,7 @@ from comet_jax.runtime.plan import Plan
 from comet_jax.runtime.session import LocalSession, environments
 from comet_jax.runtime.spmd import Simulated
 from comet_jax.sharing.groups import Group
-from comet_jax.sharing.wires import Opened
+from comet_jax.sharing.wires import Disclosed, Opened
 
 
 @dataclass
@@ -64,12 +64,12 @@ class TwoParties:
         return _uniform(rng, (runs, 2, masks), Group(32)), _uniform(rng, (runs, dealt), Group(32))
 
     def split(self, rng: np.random.Generator, values: list[np.ndarray]) -> list[np.ndarray]:
-        """Signed values, first axis the runs, as shares: second axis the parties."""
+        """Signed values, first axis the runs, as shares: second axis the parties. What both know is known to both."""
         shares = []
         for v, x in zip(self.program.inputs, values, strict=True):
-            group = v.wire.group
-            first = _uniform(rng, x.shape, group)
-            shares.append(np.stack([first, group.sub(group.encode(x), first)], 1))
+            group, both = v.wire.group, isinstance(v.wire, Disclosed)
+            first = group.encode(x) if both else _uniform(rng, x.shape, group)
+            shares.append(np.stack([first, first if both else group.sub(group.encode(x), first)], 1))
         return shares
 
     def weight_masks(self, rng: np.random.Generator, runs: int) -> list[np.ndarray]:
@@ -122,10 +122,10 @@ class TwoParties:
 
         outputs, transcript, coins = jax.vmap(party, axis_name=AXIS)(masks, dealt, list(shares))
         at_first = lambda tree: jax.tree.map(lambda x: x[0], tree)
-        groups = [v.wire.group for v in program.outputs]
-        plain = [v.wire.group.add(x[0], x[1]) for v, x in zip(program.inputs, shares)]
+        value = lambda v, x: x[0] if isinstance(v.wire, Disclosed) else v.wire.group.add(x[0], x[1])
+        plain = list(map(value, program.inputs, shares))
         return Run(
-            [g.add(x[0], x[1]) for g, x in zip(groups, outputs)],
+            list(map(value, program.outputs, outputs)),
             stage(lambda coins, plain: ideal(program, Recorded(program, coins), plain))(at_first(coins), plain),
             at_first(transcript),
             at_first(coins),

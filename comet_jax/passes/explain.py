@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -87,12 +87,30 @@ class Saving:
 
 
 @dataclass(frozen=True)
+class Average:
+    """What a call costs on average over an epoch of ``calls``; see ``Explanation`` for the figures."""
+
+    calls: int
+    rounds: float
+    online_bytes: float
+    offline_bytes: float
+    renewal_bytes: float
+
+    def __str__(self) -> str:
+        return (
+            f"a call of an epoch of {self.calls}, on average: {self.rounds:g} rounds, {size(self.online_bytes)} sent "
+            f"by each party, {size(self.offline_bytes)} from the dealer, {size(self.renewal_bytes)} to share afresh"
+        )
+
+
+@dataclass(frozen=True)
 class Explanation:
     """The costs of a private call. Print it, or take its fields; ``json()`` for programs, ``plot()`` for people.
 
     ``online_bytes``: sent by one party (both send the same). ``offline_bytes``: sent by the dealer. Rows count bits
     without padding, so they add up to slightly less. ``saved``: what passes of the compiler made of these figures.
-    ``gates``: what each gate shows to whom.
+    ``gates``: what each gate shows to whom. ``renewal_bytes``: to share weights afresh ahead of an epoch's first call,
+    which this is; ``average``: over all calls of the epoch, where it has several.
     ``variant``: which protocols are in use, of those that do the same. ``layers``: the attention and feed-forward
     layers that were found, by the paths that gates name them by.
     """
@@ -106,6 +124,8 @@ class Explanation:
     gates: tuple[GateView, ...] = ()
     variant: str = ""
     layers: tuple[str, ...] = ()
+    renewal_bytes: int = 0
+    average: Average | None = None
 
     def seconds(self, link: Link) -> float:
         """Communication online over ``link``; local work comes on top."""
@@ -142,7 +162,10 @@ class Explanation:
         )
         times = ", ".join(f"{self.seconds(link):.3g} s ({name})" for name, link in LINKS.items())
         saved = [str(s) for s in self.saved]
-        notes = [f"communication: {times}", f"variant: {self.variant}", *saved, *self.reveals, *map(str, self.gates)]
+        renewal = [f"{size(self.renewal_bytes)} to share weights afresh, ahead of time"] if self.renewal_bytes else []
+        renewal += [str(self.average)] if self.average else []
+        notes = [f"communication: {times}", *renewal, f"variant: {self.variant}", *saved]
+        notes += [*self.reveals, *map(str, self.gates)]
         return "\n".join([as_text(self.table()), "", *self.layers, total, *notes])
 
     def plot(self, ax: Any = None) -> Any:
@@ -187,8 +210,11 @@ def _count(count: float) -> str:
     return f"{count:.3g}G"
 
 
-def explain(lowered: Lowered, uncalibrated: Lowered | None = None) -> Explanation:
-    """Explain a lowered function; ``uncalibrated``: the same without its policy's ranges, to compare."""
+def explain(lowered: Lowered, uncalibrated: Lowered | None = None, later: Sequence[Lowered] = ()) -> Explanation:
+    """Explain a lowered function; ``uncalibrated``: the same without its policy's ranges, to compare.
+
+    ``later``: the same for the later calls of its epoch.
+    """
     program = lowered.program
     reveals = [
         "Parties see: openings under single-use masks (uniform), public inputs and shapes. The dealer sees nothing.",
@@ -208,7 +234,21 @@ def explain(lowered: Lowered, uncalibrated: Lowered | None = None) -> Explanatio
     counts = program.round_count, program.online_bytes, program.offline_bytes
     gates, variant = tuple(_gates(lowered)), str(lowered.policy.variant)
     layers = tuple(map(str, lowered.layers))
-    return Explanation(*counts, rows, tuple(reveals), tuple(saved), gates, variant, layers)
+    average = _average([lowered, *later]) if later else None
+    notes = tuple(reveals), tuple(saved), gates, variant, layers
+    return Explanation(*counts, rows, *notes, lowered.renewal_bytes, average)
+
+
+def _average(calls: Sequence[Lowered]) -> Average:
+    programs = [c.program for c in calls]
+    mean = lambda figures: sum(figures) / len(calls)
+    return Average(
+        len(calls),
+        mean(p.round_count for p in programs),
+        mean(p.online_bytes for p in programs),
+        mean(p.offline_bytes for p in programs),
+        mean(c.renewal_bytes for c in calls),
+    )
 
 
 def _gates(lowered: Lowered) -> Iterable[GateView]:
@@ -216,6 +256,7 @@ def _gates(lowered: Lowered) -> Iterable[GateView]:
     for site, bits in lowered.proof.disclosed:
         gate = next(g for g in lowered.policy.gates if any(s.site == site for s in g.predictor.sites))
         blocks = gate.predictor.site(site).gates
+        result = ""
         if gate.reveals == "flags":
             parties = (
                 f"which of {blocks} blocks each token uses, in an order that only the owner knows. A token's set is "
@@ -227,6 +268,14 @@ def _gates(lowered: Lowered) -> Iterable[GateView]:
                 "a uniformly random set of blocks, of a size known beforehand. It is linkable to nothing: "
                 "order and weights are shared afresh for each call"
             )
+        if gate.epoch > 1:
+            parties = (
+                f"in each of {gate.epoch} calls, an epoch, a uniformly random set of the blocks that none before has "
+                "touched, of a size known beforehand; those of earlier calls are computed again. It is linkable to "
+                "nothing but the epoch's other sets, and they say nothing: order and weights are shared afresh for "
+                "each epoch"
+            )
+            result = "; a result that it is shown depends on what earlier calls of the epoch asked for"
         yield GateView(
             site,
             gate.reveals,
@@ -234,8 +283,8 @@ def _gates(lowered: Lowered) -> Iterable[GateView]:
             {
                 "party 0, party 1": parties,
                 "dealer": f"{nothing}; together with a tap on the parties' link, all of it",
-                "model owner": f"{nothing}; it draws the order",
-                "client": nothing,
+                "model owner": f"{nothing}; it draws the order{result}",
+                "client": f"{nothing}{result}",
                 "network": f"{nothing}, if the parties' link is a tunnel; without one, what the parties see",
             },
         )

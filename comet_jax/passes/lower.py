@@ -7,6 +7,8 @@ effect on a secret, is an error that names it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -44,7 +46,7 @@ from comet_jax.rules.registry import ELEMENTWISE, RULES
 from comet_jax.rules.scope import Encoding, Place, Scope
 from comet_jax.rules.structure import align, follow
 from comet_jax.rules.terms import PUBLIC, Env, Joint, Known, Owned, Scaled, Term, VaryingError, deepest, owner_of
-from comet_jax.sharing.wires import Disclosed, Shared
+from comet_jax.sharing.wires import Disclosed, Opened, Shared
 
 if TYPE_CHECKING:
     from comet_jax.runtime.compiled import Compiled
@@ -120,6 +122,25 @@ class Lowered:
         """Rounds, bytes that each party sends, and bytes that the dealer sends."""
         p = self.program
         return {"rounds": p.round_count, "online_bytes": p.online_bytes, "offline_bytes": p.offline_bytes}
+
+    @cached_property
+    def renewed(self) -> tuple[int, ...]:
+        """Positions of the program's inputs that are shared afresh for each epoch."""
+        renewed = lambda e: isinstance(e, Encoding) and e.renewed
+        return tuple(i for i, e in enumerate(self.encodings) if renewed(e))
+
+    @property
+    def epoch(self) -> int:
+        """How many calls share what is renewed."""
+        return self.policy.epoch if self.renewed else 1
+
+    @property
+    def renewal_bytes(self) -> int:
+        """Bytes that this takes ahead of the call, an epoch's first: two shares sent, and both openings of weights."""
+        if self.call:
+            return 0
+        wires = [self.program.inputs[i].wire for i in self.renewed]
+        return sum((4 if isinstance(w, Opened) else 2) * prod(w.shape) * w.group.dtype.itemsize for w in wires)
 
     def compile(self) -> "Compiled":
         """All programs of the parties, both on one device, and of the dealer, compiled."""

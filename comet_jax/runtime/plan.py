@@ -4,7 +4,6 @@ The same traced functions serve every runtime; only how two parties are laid out
 ``runtime/compiled.py`` compiles them.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,10 +48,10 @@ class Plan:
         """Which call of an epoch this is the plan of."""
         return self.lowered.call
 
-    @cached_property
+    @property
     def epoch(self) -> int:
         """How many calls share what is renewed."""
-        return self.lowered.policy.epoch if self.renewed else 1
+        return self.lowered.epoch
 
     @cached_property
     def _calls(self) -> dict[int, "Plan"]:
@@ -101,19 +100,10 @@ class Plan:
         """Positions of what both parties know from the epoch's previous call."""
         return tuple(i for i, v in enumerate(self.program.inputs) if isinstance(v.wire, Disclosed))
 
-    @cached_property
+    @property
     def renewed(self) -> tuple[int, ...]:
         """Positions of what is shared afresh for each epoch."""
-        renewed = lambda e: isinstance(e, Encoding) and e.renewed
-        return tuple(i for i, e in enumerate(self.lowered.encodings) if renewed(e))
-
-    @property
-    def renewal_bytes(self) -> int:
-        """Bytes that this takes ahead of the call, an epoch's first: two shares sent, and both openings of weights."""
-        if self.call:
-            return 0
-        wires = [self.program.inputs[i].wire for i in self.renewed]
-        return sum((4 if isinstance(w, Opened) else 2) * math.prod(w.shape) * w.group.dtype.itemsize for w in wires)
+        return self.lowered.renewed
 
     @cached_property
     def fresh(self) -> tuple[int, ...]:

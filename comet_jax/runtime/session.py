@@ -61,7 +61,7 @@ class Report:
     """What one run took. Seconds are wall time at this process; bytes and rounds are exact.
 
     ``flags``: what gates showed to the parties, in processes that play one. ``renewal_bytes``: what the owner and the
-    parties send ahead of the run to share weights afresh, beside the dealer's ``offline_bytes``.
+    parties send ahead of the run to share weights afresh, at an epoch's first, beside the dealer's ``offline_bytes``.
     ``began``: when, on a clock that processes of one machine share. ``seconds``: of one step after the other from then.
     """
 
@@ -127,7 +127,7 @@ class Session:
     def _report(self, plan: Plan, clock: "Clock", flags: list[Flags]) -> None:
         p = plan.program
         counts = p.round_count, p.online_bytes, p.offline_bytes
-        self.reports.append(Report(*counts, clock.into, flags, plan.renewal_bytes, clock.began))
+        self.reports.append(Report(*counts, clock.into, flags, plan.lowered.renewal_bytes, clock.began))
 
     def run(self, plan: Plan, inputs: list[Any]) -> list[Any]:
         """Run ``plan`` on the graph's inputs (secrets and public arrays); the graph's outputs."""

@@ -94,6 +94,24 @@ def gated(session) -> dict:
     return {**results, "shown": [[f.flags.tolist() for f in r.flags] for r in session.reports]}
 
 
+def epochs(session) -> dict:
+    """A scan of layers behind gates that reveal nothing, in epochs of two calls that together compute every block."""
+    layers = weights()["layers"]
+    predictor = exact("layers/in", layers["in"], capacity=0.5)
+    if not session.holds("model"):
+        predictor = cj.Predictor(predictor.sites)
+    gate = cj.Gate(predictor=predictor, reveals="nothing", epoch=2)
+    private, held = cj.private(network, policy=cj.Policy(gates=(gate,))), shared(session, "model", weights())
+    runs = [private(held, shared(session, "client", prompt(i))) for i in range(4)]
+    traffic = {peer: link.traffic()["sent"].get("renewed", 0) for peer, link in session.links.items()}
+    return {
+        "runs": [cj.reveal(y, to="client") for y in runs],
+        "shown": [[f.flags.tolist() for f in r.flags] for r in session.reports],
+        "renewal": [r.renewal_bytes for r in session.reports],
+        "traffic": traffic,
+    }
+
+
 def counted(session) -> dict:
     """One program twice, with the bytes that really travelled during the second run."""
     held, private = shared(session, "model", weights()), cj.private(network)

@@ -52,6 +52,28 @@ def test_gates_in_five_processes(fleet):
         assert five.result(role)["shown"] == [[]] * 4
 
 
+def test_epochs_in_five_processes(fleet):
+    """Two calls disclose every block once, the second computes the dense network; weights are sent for the first."""
+    five = fleet("epochs")
+    assert five.wait() == dict.fromkeys(five.roles, 0), [five.errors(role) for role in five.roles]
+    found = five.result("client")["runs"]
+    expected = [scenarios.network(scenarios.weights(), scenarios.prompt(run)) for run in range(4)]
+    for run in (1, 3):
+        np.testing.assert_allclose(found[run], expected[run], atol=5e-3, rtol=0)
+    shown = np.array(five.result("party0")["shown"])
+    assert shown.tolist() == five.result("party1")["shown"]
+    assert shown.shape == (4, 1, 2, 1, 4)
+    assert (shown[:2].sum(0) == 1).all()
+    assert (shown[2:].sum(0) == 1).all()
+    model = five.result("model")
+    renewed = model["renewal"]
+    assert renewed == [renewed[0], 0, renewed[0], 0]
+    # Twice, once an epoch: party 0 is sent a key, party 1 what makes shares of it. Small headers come on top.
+    assert renewed[0] / 2 - 1000 < model["traffic"]["party1"] < renewed[0] / 2 + 2000
+    assert 0 < model["traffic"]["party0"] < 2000
+    assert all(five.result(role)["traffic"].get("party1", 0) == 0 for role in ("client", "dealer"))
+
+
 def test_what_compilers_do_to_floating_point_does_not_matter(fleet):
     """Parties that compile for speed and for exactness, with and without threads, get the same bits."""
     keys = {role: {"FIXED_KEYS": role} for role in ("dealer", "party0", "party1", "client", "model")}

@@ -61,9 +61,8 @@ def _secret_tables(t: Collection) -> None:
         look = lambda b, v, step=step: b.emit(step, b.emit(Open(v.bits), v))
         t.add(f"one-hot {bits}", OneHot, [_counts(bits)], look, rounds=1, dealt=6 * group.bits << bits)
         some = lambda b, v, z, step=step: b.emit(step, b.emit(Open(v.bits), v), b.emit(Open(1), z))
-        t.add(
-            f"some one-hot {bits}", OneHot, [_counts(bits), _counts(1)], some, rounds=1, dealt=12 * group.bits << bits
-        )
+        given = [_counts(bits), _counts(1)]
+        t.add(f"one-hot {bits}, some", OneHot, given, some, rounds=1, dealt=12 * group.bits << bits)
     for entries, group in ((5, Group(7)), (7, Group(1)), (1, Group(40))):
 
         def read(b, v, table, group=group):

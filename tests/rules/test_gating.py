@@ -294,6 +294,24 @@ def test_explain_lists_the_flags():
         assert set(gate.views) == {"party 0, party 1", "dealer", "model owner", "client", "network"}
 
 
+def test_explain_says_what_an_epoch_is_and_what_its_calls_cost():
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params())
+    given = shapes, cj.seal(jax.ShapeDtypeStruct((1, D), np.float32))
+    made = predictor(params(), capacity=0.25)
+    one, four = (cj.explain(FFN().apply, *given, policy=gated(made, "nothing", epoch=epoch)) for epoch in (1, 4))
+    assert one.average is None
+    assert four.renewal_bytes == one.renewal_bytes > 0
+    assert (four.average.calls, four.average.rounds) == (4, four.rounds)
+    assert four.average.renewal_bytes == four.renewal_bytes / 4
+    assert four.average.online_bytes > four.online_bytes == one.online_bytes
+    assert four.average.offline_bytes > four.offline_bytes == one.offline_bytes
+    (gate,) = four.gates
+    assert "in each of 4 calls, an epoch, a uniformly random set" in gate.views["party 0, party 1"]
+    assert "a call of an epoch of 4, on average" in str(four)
+    for role in ("client", "model owner"):
+        assert "depends on what earlier calls of the epoch asked for" in gate.views[role]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
