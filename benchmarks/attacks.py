@@ -132,25 +132,30 @@ def windows(text: str = TEXT, length: int = WINDOW) -> list[np.ndarray]:
 # What is opened.
 
 
-def opened(active: np.ndarray, policy: Policy, seed: int, room: int | None = None) -> np.ndarray:
+def opened(active: np.ndarray, policy: Policy, seed: int, room: int | None = None, epoch: int = 1) -> np.ndarray:
     """What a policy opens of ``active``, bool[layers, T, gates]: as many flags, none if dense.
 
     ``seed``: of the secret orders. ``room``: of a policy that reveals nothing, how many gates are opened for a token,
     by default a quarter: the first that are active, and others where they are fewer. ``rules/active_sets.py`` prefers
-    the largest scores, which changes nothing of what is opened; each token is a call of its own.
+    the largest scores, which changes nothing of what is opened; each token is a call of its own. ``epoch``: how many
+    tokens in a row share an order, each with gates that none before of them has opened.
     """
     random, (depth, length, gates) = np.random.default_rng(seed), active.shape
     if policy == "dense":
         return active[..., :0]
     if policy == "nothing":
-        active = _of_one_size(active, gates // 4 if room is None else room)
+        active = _of_one_size(active, gates // 4 if room is None else room, epoch)
     order = random.random((depth, 1 if policy == "overlaps" else length, active.shape[-1])).argsort(-1)
+    order = order[:, np.arange(order.shape[1]) // epoch * epoch]
     return np.take_along_axis(active, np.broadcast_to(order, active.shape), -1)
 
 
-def _of_one_size(active: np.ndarray, room: int) -> np.ndarray:
+def _of_one_size(active: np.ndarray, room: int, epoch: int) -> np.ndarray:
     chosen = np.zeros(active.shape, bool)
-    np.put_along_axis(chosen, np.argsort(~active, axis=-1, kind="stable")[..., :room], True, -1)
+    for t in range(active.shape[1]):
+        before = chosen[:, t // epoch * epoch : t].any(1)  # of this epoch
+        rank = np.where(before, 2, ~active[:, t]).argsort(-1, kind="stable")
+        np.put_along_axis(chosen[:, t], rank[..., :room], True, -1)
     return chosen
 
 

@@ -50,6 +50,7 @@ def bench(
     gate: float | None = None,
     block: int = 1,
     reveals: Reveals = "flags",
+    epoch: int = 1,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Run a case and report bytes, rounds, seconds (medians) and error.
@@ -59,16 +60,18 @@ def bench(
         tokens: how many tokens; by default the case's own.
         ring: bits of the ring.
         runtime: both parties on one device, on two devices of this process, or all roles as processes.
-        runs: timed runs, after one that compiles.
+        runs: timed runs, after one that compiles. Of an epoch, at least as many: counts are means over it.
         gate: gate the feed-forward layers, with room for this part of their blocks.
         block: neurons in a block of a gate.
         reveals: what a gate shows to both parties.
+        epoch: calls that one secret order serves, of a gate that reveals nothing.
         as_json: print one JSON object.
     """
     # To the terminal only, and beside the result: a pipe gets the result alone.
     with Console(stderr=True).status(f"compiling {case}, then {runs} timed runs"):
         found = measure(
-            Job(job=case, tokens=tokens, runs=runs, ring=ring, gate=gate, block=block, reveals=reveals), runtime
+            Job(job=case, tokens=tokens, runs=runs, ring=ring, gate=gate, block=block, reveals=reveals, epoch=epoch),
+            runtime,
         )
     if as_json:
         print(json.dumps(found))
@@ -84,6 +87,8 @@ def measure(job: Job, runtime: Runtime, places: Mapping[str, Place] | None = Non
     """The figures of one case, as ``bench --json`` prints them. ``places``: of roles whose processes run elsewhere."""
     if job.runs < 1:
         raise CometError(f"--runs {job.runs}: at least one run is needed to measure")
+    if job.runs < job.epoch:
+        raise CometError(f"--runs {job.runs}: an epoch of {job.epoch} calls needs as many to measure")
     tokens = job.case().tokens
     found = _in_processes(job, places) if runtime == "processes" else _in_this_process(job, runtime)
     return {"case": job.job, "tokens": tokens, "ring": job.ring, "runtime": runtime, "runs": job.runs, **found}
@@ -96,7 +101,8 @@ def _in_this_process(job: Job, runtime: Runtime) -> dict[str, Any]:
     with cj.Session.devices() if runtime == "devices" else cj.Session.simulated() as session:
         figures = jobs.run_case(session, job)
     runs = [r.seconds for r in session.reports[1:]]
-    return _counts(session.reports[0].json()) | _walls([r["online"] for r in runs], runs, runs) | figures
+    counts = _counts([r.json() for r in session.reports[: job.epoch]])
+    return counts | _walls([r["online"] for r in runs], runs, runs) | figures
 
 
 def _in_processes(job: Job, places: Mapping[str, Place] | None) -> dict[str, Any]:
@@ -105,7 +111,7 @@ def _in_processes(job: Job, places: Mapping[str, Place] | None) -> dict[str, Any
         dealer, client = roles.report("dealer"), roles.report("client")
         reports = [roles.report(f"party{i}")["runs"] for i in (0, 1)]
     client.pop("runs")
-    counts = _counts(reports[0][0])
+    counts = _counts(reports[0][: job.epoch])
     pairs = list(zip(*(runs[1:] for runs in reports)))
     spans = [[_online(run) for run in pair] for pair in pairs]
     online = [max(end for _, end in pair) - max(start for start, _ in pair) for pair in spans]
@@ -114,15 +120,17 @@ def _in_processes(job: Job, places: Mapping[str, Place] | None) -> dict[str, Any
     return counts | _walls(online, offline, [r["seconds"] for r in dealer["runs"][1:]]) | client
 
 
-def _counts(run: dict[str, Any]) -> dict[str, Any]:
-    """Exact figures of a run, from a party's report."""
-    counts = {name: run[name] for name in ("rounds", "online_bytes", "offline_bytes")}
-    if run["renewal_bytes"]:
-        counts["renewal_bytes"] = run["renewal_bytes"]
-    if run["flags"]:
+def _counts(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Exact figures of a run, or a mean over the runs of an epoch, from a party's reports."""
+    mean = lambda name: statistics.mean(run[name] for run in runs)
+    counts = {name: mean(name) for name in ("rounds", "online_bytes", "offline_bytes")}
+    if runs[0]["renewal_bytes"]:
+        counts["renewal_bytes"] = mean("renewal_bytes")
+    if runs[0]["flags"]:
+        gates = [gate for run in runs for gate in run["flags"]]
         for name in ("kept", "capacity"):
-            counts[name] = statistics.mean(gate[name] for gate in run["flags"])
-        counts["overflow"] = sum(gate["overflow"] for gate in run["flags"])
+            counts[name] = statistics.mean(gate[name] for gate in gates)
+        counts["overflow"] = statistics.mean(sum(gate["overflow"] for gate in run["flags"]) for run in runs)
     return counts
 
 

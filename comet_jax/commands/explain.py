@@ -25,6 +25,7 @@ def explain(
     gate: float | None = None,
     block: int = 1,
     reveals: Reveals = "flags",
+    epoch: int = 1,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Print what a case would cost and reveal, by operation, without running it.
@@ -37,9 +38,10 @@ def explain(
         gate: gate the feed-forward layers, with room for this part of their blocks.
         block: neurons in a block of a gate.
         reveals: what a gate shows to both parties.
+        epoch: calls that one secret order serves, of a gate that reveals nothing.
         as_json: print one JSON object.
     """
-    job = Job(job=case, tokens=tokens, ring=ring, gate=gate, block=block, reveals=reveals)
+    job = Job(job=case, tokens=tokens, ring=ring, gate=gate, block=block, reveals=reveals, epoch=epoch)
     found = explained(job)
     variants = [] if link is None else list(_variants(job, cj.LINKS[link]))
     if as_json:

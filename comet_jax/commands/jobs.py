@@ -40,11 +40,13 @@ class Job:
     """Neurons in a block of a gate."""
     reveals: Reveals = "flags"
     """What a gate reveals to both parties."""
+    epoch: int = 1
+    """Calls that one secret order serves, of a gate that reveals nothing."""
 
     def case(self) -> cases.Case:
         """The case to run."""
         case = cases.make(self.job, self.tokens)
-        return case if self.gate is None else cases.gated(case, self.gate, self.block, self.reveals)
+        return case if self.gate is None else cases.gated(case, self.gate, self.block, self.reveals, self.epoch)
 
     def options(self) -> list[str]:
         """These settings as a command line."""
@@ -52,6 +54,7 @@ class Job:
         gate: list[str] = []
         if self.gate is not None:
             gate = ["--gate", str(self.gate), "--block", str(self.block), "--reveals", self.reveals]
+            gate += ["--epoch", str(self.epoch)]
         return ["--job", self.job, *tokens, "--runs", str(self.runs), "--ring", str(self.ring), *gate]
 
 
@@ -96,7 +99,8 @@ def write_text(
     policy = byte_lm.policy(job.ring)
     if job.gate is not None:
         predictor = byte_lm.predictor(job.block, owner=session.holds("model"))
-        policy = replace(policy, gates=(cj.Gate(predictor=predictor, reveals=job.reveals, capacity=job.gate),))
+        gate = cj.Gate(predictor=predictor, reveals=job.reveals, capacity=job.gate, epoch=job.epoch)
+        policy = replace(policy, gates=(gate,))
     model = cj.private(byte_lm.ByteLM(byte_lm.ByteLMConfig()), policy=policy)
     weights = cj.share(_language_model(session), owner="model")
     for _ in range(job.runs):

@@ -226,7 +226,7 @@ class LocalSession(Session):
             loaded = self._load(plan, envs, inputs)
             loaded.runs += 1  # so that nothing is ever drawn again for a run that fails
             plan, known = loaded.epoch.begin()
-            program = plan.program
+            program, compiled = plan.program, self._compile(plan)
             if not plan.call:
                 self._share(plan, loaded, envs, plan.renewed)
             mark("load")
@@ -236,7 +236,7 @@ class LocalSession(Session):
             material = self._material(plan, loaded, mark)
             given = {**loaded.shared, **fresh}
             taken = [*(given[i] for i in plan.shared), *known]
-            outputs, transcript = self._compile(plan).online(material, loaded.weights, taken)
+            outputs, transcript = compiled.online(material, loaded.weights, taken)
             outputs, known = plan.parted(outputs)
             loaded.epoch.end(known, plan)
             mark("online")

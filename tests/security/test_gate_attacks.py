@@ -24,12 +24,12 @@ def model():
     return SimpleNamespace(config=config, params=params, own=own, victims=victims)
 
 
-def flags(of, policy, seed):
-    return [attacks.opened(w.active, policy, 100 * seed + i) for i, w in enumerate(of)]
+def flags(of, policy, seed, **options):
+    return [attacks.opened(w.active, policy, 100 * seed + i, **options) for i, w in enumerate(of)]
 
 
-def learnt(model, policy):
-    return attacks.fit(model.own, flags(model.own, policy, 1), overlaps=policy in ("overlaps", "nothing"))
+def learnt(model, policy, **options):
+    return attacks.fit(model.own, flags(model.own, policy, 1, **options), overlaps=policy in ("overlaps", "nothing"))
 
 
 def test_the_adversary_computes_what_the_model_does(model):
@@ -103,9 +103,22 @@ def test_sizes_from_a_ladder_say_something(model):
     assert found.model < found.both < found.count
 
 
-@pytest.mark.parametrize("policy", ["nothing", "dense"])
-def test_nothing_gives_away_no_byte(model, policy):
-    seen, template, rounds = flags(model.victims, policy, 2), learnt(model, policy), 49
+EPOCHS = {"room": 64, "epoch": 6}
+
+
+def test_an_epoch_opens_other_gates_for_each_token(model):
+    found = attacks.opened(model.victims[0].active, "nothing", seed=0, **EPOCHS)
+    layers, length, gates = found.shape
+    assert (found.sum(-1) == 64).all()
+    by_epoch = found.reshape(layers, length // 6, 6, gates).sum(2)
+    assert by_epoch.max() == 1
+    common = [(a & b).sum(-1).mean() for a, b in zip(found[:, :-6].swapaxes(0, 1), found[:, 6:].swapaxes(0, 1))]
+    assert np.mean(common) == pytest.approx(64 * 64 / gates, rel=0.3)  # of two epochs as many as chance has
+
+
+@pytest.mark.parametrize(("policy", "options"), [("nothing", {}), ("nothing", EPOCHS), ("dense", {})])
+def test_nothing_gives_away_no_byte(model, policy, options):
+    seen, template, rounds = flags(model.victims, policy, 2, **options), learnt(model, policy, **options), 49
     found = attacks.guess(model.victims, seen, template)
     as_good = sum(g.gates >= found.gates for g in attacks.blind(model.victims, seen, template, rounds))
     assert (1 + as_good) / (1 + rounds) > 0.02

@@ -1,0 +1,96 @@
+"""What an epoch costs and spares: a gated layer of one token that reveals nothing, counted over all calls of an epoch.
+
+    python -m benchmarks.epochs
+
+Two rows of figures for each length of an epoch: with as many new blocks a call as without one, and with as many
+computed blocks a call on average. Exact counts of programs; nothing is run. Prints the table of benchmarks/README.md
+and writes epochs.png.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib
+import tyro
+
+import comet_jax as cj
+from comet_jax import cases
+from comet_jax.commands.jobs import shapes
+from comet_jax.passes.explain import size
+
+EPOCHS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A mean over the calls of one epoch. ``new``, ``computed``: blocks a call, of ``blocks``; bytes are one party's,
+    the dealer's, and those that sharing the layer afresh takes."""
+
+    epoch: int
+    new: int
+    computed: float
+    blocks: int
+    rounds: float
+    online_bytes: float
+    offline_bytes: float
+    renewal_bytes: float
+
+
+def counted(epoch: int, new: int, case: str = "ffn", block: int = 16) -> Point:
+    """The figures of ``case`` with one token, of which each call discloses ``new`` blocks."""
+    made = cases.make(case, 1)
+    blocks = made.weights["w1"].shape[-1] // block
+    gated = cases.gated(made, new / blocks, block, "nothing", epoch)
+    policy = gated.policy(32)
+    x = cj.seal(shapes(gated.x), policy) if gated.sealed else shapes(gated.x)
+    found = cj.explain(gated.function, shapes(gated.weights), x, policy=policy)
+    figures = ("rounds", "online_bytes", "offline_bytes", "renewal_bytes")
+    mean = {name: getattr(found.average or found, name) for name in figures}
+    return Point(epoch, new, new * (epoch + 1) / 2, blocks, **mean)
+
+
+def points(blocks: int = 24) -> Iterator[tuple[str, Point]]:
+    """Epochs whose calls each choose ``blocks`` new blocks, and such that compute as many on average."""
+    for epoch in EPOCHS:
+        yield "new", counted(epoch, blocks)
+    for epoch in EPOCHS[1:]:
+        yield "computed", counted(epoch, round(2 * blocks / (epoch + 1)))
+
+
+def main(output: Path = Path("benchmarks/epochs.png")) -> None:
+    every = list(points())
+    print("| epoch | new blocks a call | computed, mean | rounds | online | dealt | to share afresh |")
+    print("|---|---|---|---|---|---|---|")
+    for _, p in every:
+        sizes = (size(x) for x in (p.online_bytes, p.offline_bytes, p.renewal_bytes))
+        print(f"| {p.epoch} | {p.new} of {p.blocks} | {p.computed:g} | {p.rounds:g} | {' | '.join(sizes)} |")
+    plot(every, output)
+
+
+def plot(every: list[tuple[str, Point]], output: Path) -> None:
+    """Bytes a call by the length of the epoch, three kinds of them, for both kinds of epochs."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = {"renewal_bytes": "to share afresh", "offline_bytes": "dealt", "online_bytes": "online, one party"}
+    labels = {"new": "as many new blocks a call", "computed": "as many computed a call, on average"}
+    first = every[0][1]
+    figure, ax = pyplot.subplots(figsize=(6, 4))
+    for colour, (name, what) in enumerate(names.items()):
+        for style, (kind, label) in zip("-:", labels.items()):
+            line = [first, *(p for k, p in every if k == kind and p is not first)]
+            told = f"{what}; {label}" if name == "renewal_bytes" else what if kind == "new" else None
+            figures = [asdict(p)[name] for p in line]
+            ax.loglog([p.epoch for p in line], figures, style, color=f"C{colour}", marker="o", label=told)
+    ax.set_xticks(EPOCHS, [str(e) for e in EPOCHS])
+    ax.minorticks_off()
+    ax.set_xlabel("calls in an epoch")
+    ax.set_ylabel("bytes a call")
+    ax.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(output, dpi=120)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
