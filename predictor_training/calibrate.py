@@ -235,15 +235,16 @@ def assemble(
         each = zip(marks, fits[ffn.site], found[ffn.site], strict=True)
         mine = [folded(mark, fit, c, left.pop(0)) for mark, fit, c in each]
         gates, rank = mine[0].bias.size, mine[0].a.shape[1]
-        mine = [replace(x, fill=fill(ffn, model, data, k, i, x)) for i, x in enumerate(mine)]
+        fills = ffn.activation != "relu"  # whose closed neurons are zero, nearly
+        if fills:
+            mine = [replace(x, fill=fill(ffn, model, data, k, i, x)) for i, x in enumerate(mine)]
         open_gates = [counts(ffn, data, k, i, layer) for i, layer in enumerate(mine)]
         by_tokens = {t: room(open_gates, gates, t, target.overflow) for t in (1, 8, 32, 128) if t <= data.tokens(k)}
         chosen = target.capacity or room(open_gates, gates, target.tokens, target.overflow)
         block = ffn.neurons // gates
         ahead = tuple(prod(v.shape[len(ffn.up.x.shape) - 1 :]) for v in model.read_ahead(ffn))
-        out.append(
-            Site(ffn.site, ffn.activation, ffn.width, ffn.neurons, layers(ffn), block, rank, chosen, ahead, True)
-        )
+        sizes = (ffn.width, ffn.neurons, layers(ffn), block, rank)
+        out.append(Site(ffn.site, ffn.activation, *sizes, chosen, ahead, fills))
         held[ffn.site] = tuple(mine)
         facts[ffn.site] = {
             "on": [float(f.on) for f in fits[ffn.site]],

@@ -34,14 +34,13 @@ def by_hand(weights, predictor, x):
     def step(x, up, down, numbers):
         layer = Layer("", **numbers)
         flags = scores(layer, x) >= 0
-        h = jnp.where(neurons(layer, flags), jax.nn.relu(x @ up), layer.fill)
-        return x + h @ down / 4, flags.sum()
+        return x + jax.nn.relu(x @ up) * neurons(layer, flags) @ down / 4, flags.sum()
 
     for up, down in zip(
         weights["up"].reshape(-1, *weights["up"].shape[2:]), weights["down"].reshape(6, small.NEURONS, -1)
     ):
         layer = predictor.layer(site.site, up)
-        x, count = step(x, up, down, {n: getattr(layer, n) for n in ("order", "a", "b", "bias", "fill")})
+        x, count = step(x, up, down, {n: getattr(layer, n) for n in ("order", "a", "b", "bias")})
         opened.append(int(count))
     return x, opened
 
@@ -74,12 +73,11 @@ def test_open_gates_change_nothing_and_closed_ones_leave_the_layers_out(name, ga
     assert evaluate.run(w.model, w.task.loss, chosen, examples)[0] == pytest.approx(dense, rel=1e-5)
     for bias, expected in ((9.0, dense), (-9.0, float(np.mean([w.task.loss(*e, *e) for e in examples])))):
         fixed = {
-            s.site: tuple(
-                replace(x, bias=np.full_like(x.bias, bias), fill=0 * x.fill) for x in predictor.layers[s.site]
-            )
+            s.site: tuple(replace(x, bias=np.full_like(x.bias, bias), fill=None) for x in predictor.layers[s.site])
             for s in predictor.sites
         }
-        constant = replace(predictor, layers=fixed)
+        sites = tuple(replace(s, fills=False) for s in predictor.sites)
+        constant = replace(predictor, sites=sites, layers=fixed)
         chosen = evaluate.predicted(w.model, constant, fixed=False, cut=False)
         loss, notes = evaluate.run(w.model, w.task.loss, chosen, examples)
         assert loss == pytest.approx(expected, rel=1e-5)

@@ -124,7 +124,7 @@ def test_a_capacity_is_filled_by_every_layer(worked, quiet):
         assert 0.4 < calibrate.room([counts], site.gates, 4, 0.01) <= 0.53
 
 
-@pytest.mark.parametrize("name", ["of_nnx", "attending"])
+@pytest.mark.parametrize("name", ["of_nnx", "gated_silu"])
 def test_what_closed_gates_leave_out_has_its_mean(name, worked, quiet):
     w = worked(name)
     found = calibrate.calibrate(w.model, w.calibration, w.fits, Target(kept=0.3), quiet)
