@@ -279,7 +279,7 @@ class _Gating:
         h = s.small(self.hidden.raw, bound=s.range_of(self.hidden).largest)
         if means is not None:
             fill = self._owned(self.blocks, lambda layer, order: self._in_order(layer, order, layer.fill))
-            less = s.b.emit(TakeSlots(self.tokens), s.encode(fill, h.scale), self.slots)
+            less = s.b.emit(TakeSlots(self.tokens), s.encode(fill, h.scale, renewed=self.hides), self.slots)
             h = Scaled(s.b.emit(Combine((1, -1)), h.var, less), h.scale)
         opened = s.b.emit(OpenSlots(s.numbers.ring), h.var, self.slots)
         scale = s.scale_of(out)
