@@ -25,7 +25,7 @@ from comet_jax.sharing import chacha
 POINTS = {
     "connect": [(peers.Peers, "_add")],
     "load": [(workers.Worker, "__init__")],
-    "deal": [(workers.Dealing, "run"), (workers.Owning, "run"), (workers.Computing, "_prepare")],
+    "deal": [(workers.Dealing, "_run"), (workers.Owning, "_run"), (workers.Computing, "_words")],
     "online": [(Compiled, "online")],
     "reveal": [(Connected, "_results")],
 }
