@@ -87,7 +87,7 @@ def plot(every: list[tuple[str, Point]], output: Path) -> None:
     ax.minorticks_off()
     ax.set_xlabel("calls in an epoch")
     ax.set_ylabel("bytes a call")
-    ax.legend(fontsize=8, loc=(0.3, 0.36))
+    ax.legend(fontsize=8, loc=(0.3, 0.22))
     figure.tight_layout()
     figure.savefig(output, dpi=120)
 
