@@ -17,13 +17,15 @@ from comet_jax.predictors import Site
 class Gated:
     """A layer with its gate, the predictor's site, and what the predictor reads.
 
-    What the node ``gated_ffn`` has as its parameter ``layer``.
+    What the node ``gated_ffn`` has as its parameter ``layer``. ``number``: of the layer, so that two that share their
+    weights do not share their order.
     """
 
     ffn: FFN
     gate: Gate
     site: Site
     read: tuple[Value, ...]
+    number: int
 
     @property
     def slots(self) -> int:
@@ -47,7 +49,8 @@ def sparsify(graph: Graph, found: Sequence[FFN], gates: Sequence[Gate], attentio
     """
     if not gates:
         return graph
-    chosen = {ffn.down.node: _gated(ffn, gate, attention) for ffn in found if (gate := _gate(ffn, gates))}
+    asked = [(ffn, gate) for ffn in found if (gate := _gate(ffn, gates))]
+    chosen = {ffn.down.node: _gated(ffn, gate, attention, n) for n, (ffn, gate) in enumerate(asked)}
     for gate in gates:
         if not any(layer.gate is gate for layer in chosen.values()):
             known = ", ".join(dict.fromkeys(ffn.site for ffn in found)) or "none"
@@ -61,7 +64,7 @@ def _gate(ffn: FFN, gates: Sequence[Gate]) -> Gate | None:
     return next((gate for gate in gates if re.search(gate.site, ffn.site) and asked(gate)), None)
 
 
-def _gated(ffn: FFN, gate: Gate, attention: Sequence[Attention]) -> Gated:
+def _gated(ffn: FFN, gate: Gate, attention: Sequence[Attention], number: int) -> Gated:
     site = gate.predictor.site(ffn.site)
     given = {"activation": ffn.activation, "width": ffn.width, "neurons": ffn.neurons, "layers": prod(ffn.steps)}
     for name, value in given.items():
@@ -76,7 +79,7 @@ def _gated(ffn: FFN, gate: Gate, attention: Sequence[Attention]) -> Gated:
             f"{ffn.site}: the predictor reads {site.read} of the attention before the layer, where the model has "
             f"{widths or 'none'}"
         )
-    found = Gated(ffn, gate, site, read)
+    found = Gated(ffn, gate, site, read, number)
     if gate.epoch > 1 and gate.epoch * found.room > site.gates:
         raise CometError(
             f"{ffn.site}: an epoch of {gate.epoch} calls that choose {found.room} new blocks each needs "

@@ -93,8 +93,6 @@ class _Gating:
         # Blocks that are computed: of all tokens alike, or over all of them.
         self.room = self.layer.room
         self.count = self.room * (s.call + 1) * self.tokens if self.hides else self.layer.slots
-        # Two layers of one program never share an order, even if they share their weights.
-        self.number = len(s.b.ops)
         given = iter(weights)
         take = lambda p: (next(given), next(given) if p.bias is not None else None)
         self.first = take(self.ffn.up)
@@ -132,7 +130,7 @@ class _Gating:
         if key not in env.cache:
             weight = np.asarray(self._up.at(env), np.float32)
             layer = self.layer.gate.predictor.layer(self.site.site, weight)
-            label = f"{self.number} {self.site.site} {layer.fingerprint}"
+            label = f"{self.layer.number} {self.site.site} {layer.fingerprint}"
             # An order that reveals nothing serves one epoch and one layer, even among layers that are alike. It is
             # drawn where an epoch begins, and all that it orders is shared there, once.
             env.cache[key] = layer, secret_order(os.urandom(32) if self.hides else env.key, label, self.blocks[0])

@@ -262,6 +262,15 @@ def test_layers_that_are_alike_have_orders_of_their_own():
     assert len({s.tobytes() for s in shown.flags}) > 4
 
 
+def test_loops_over_the_same_weights_have_orders_of_their_own():
+    p = stack()
+    twice = lambda p, x: scanned(p, scanned(p, x) * 0.5)
+    _, values = _world(twice, gated(exact("up", p["up"], p["bias"]), "flags"), p, x(1))
+    placed = [v for v in values if v.shape == (2, H, 1, D)]
+    assert len(placed) == 4  # two weights in two loops
+    assert len({v.tobytes() for v in placed}) == 4
+
+
 def test_what_finds_no_slot_is_cut_and_counted():
     p = params()
     found, session = private(
