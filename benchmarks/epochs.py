@@ -1,25 +1,35 @@
 """What an epoch costs and spares: a gated layer of one token that reveals nothing, counted over all calls of an epoch.
 
-    python -m benchmarks.epochs
+    python -m benchmarks.epochs [--losses]
 
 Two rows of figures for each length of an epoch: with as many new blocks a call as without one, and with as many
 computed blocks a call on average. Exact counts of programs; nothing is run. Prints the table of benchmarks/README.md
 and writes epochs.png.
+
+``--losses``: what such epochs lose, of the bundled sparser model with its blocks of 16. A call is one token of a text,
+in all layers; it computes the blocks that its epoch has chosen so far, in the clear, with scores as they are deployed.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import matplotlib
 import tyro
 
 import comet_jax as cj
 from comet_jax import cases
 from comet_jax.commands.jobs import shapes
+from comet_jax.models import byte_lm
 from comet_jax.passes.explain import size
+from comet_jax.predictors import Predictor
+from predictor_training import evaluate, fixed_point, tasks
+from predictor_training.layers import Model
 
 EPOCHS = (1, 2, 4, 8)
+SPARSE = byte_lm.CHECKPOINT.with_name("byte_lm.sparse.safetensors")
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,52 @@ def points(blocks: int = 24) -> Iterator[tuple[str, Point]]:
         yield "computed", counted(epoch, round(2 * blocks / (epoch + 1)))
 
 
-def main(output: Path = Path("benchmarks/epochs.png")) -> None:
+def chosen(scores: jax.Array, epoch: int, new: int) -> jax.Array:
+    """Which blocks each call computes, bool[T, G]: scores [T, G], one call a token."""
+
+    def call(touched, given):
+        number, mine = given
+        touched = touched & (number % epoch > 0)
+        _, best = jax.lax.top_k(jnp.where(touched, -jnp.inf, mine), new)
+        touched = touched.at[best].set(True)
+        return touched, touched
+
+    return jax.lax.scan(call, jnp.zeros(scores.shape[1], bool), (jnp.arange(len(scores)), scores))[1]
+
+
+def lost(windows: int, part: float) -> Iterator[tuple[int, int, float, float]]:
+    """Epoch, new blocks a call, part computed, growth of the loss: ``part`` of blocks new a call, or on average."""
+    task = tasks.byte_lm_task((tasks.PYTHON_DOCUMENTATION,), "*.txt", windows, SPARSE)
+    model = Model.of(task.fn, task.weights, task.example)
+    predictor = Predictor.load(SPARSE.with_name("byte_lm.sparse.blocks.safetensors"))
+    (site,), examples = predictor.sites, list(task.held_out())
+    dense, _ = evaluate.run(model, task.loss, {}, examples)
+    blocks = round(part * site.gates)
+    lengths = [(epoch, blocks) for epoch in EPOCHS] + [(e, round(2 * blocks / (e + 1))) for e in EPOCHS[1:]]
+    for epoch, new in lengths:
+        if epoch * new > site.gates:
+            continue
+        flags = lambda x, worth, a, b, bias, epoch=epoch, new=new: chosen(fixed_point.scores(x, a, b, bias), epoch, new)
+        gates = {s: replace(g, flags=flags) for s, g in evaluate.predicted(model, predictor, cut=False).items()}
+        loss, notes = evaluate.run(model, task.loss, gates, examples)
+        noted = sum(notes.values()).sum(0)  # type: ignore[union-attr]
+        yield epoch, new, noted[0] / noted[-1], loss / dense - 1
+
+
+def main(output: Path = Path("benchmarks/epochs.png"), losses: bool = False, windows: int = 64) -> None:
+    """Count, or measure losses.
+
+    Args:
+        output: of the plot.
+        losses: what epochs lose, instead of what they cost.
+        windows: of text, to measure losses on.
+    """
+    if losses:
+        print("| epoch | new blocks a call, of 64 | computed, mean | loss |\n|---|---|---|---|")
+        for part in (1 / 8, 1 / 4):
+            for epoch, new, computed, growth in lost(windows, part):
+                print(f"| {epoch} | {new} | {computed:.1%} | {growth:+.2%} |", flush=True)
+        return
     every = list(points())
     print("| epoch | new blocks a call | computed, mean | rounds | online | dealt | to share afresh |")
     print("|---|---|---|---|---|---|---|")
