@@ -14,15 +14,15 @@ from comet_jax.protocols.opening import Open
 PERIOD = 16
 
 
-def wave(b: Builder, x: Var, *, scale: float, bound: float, ring: int, sine: bool) -> tuple[Var, float]:
+def wave(b: Builder, x: Var, *, scale: float, width: int, ring: int, sine: bool) -> tuple[Var, float]:
     """[cos x], or [sin x], in Z_2^ring and its scale; one round, and one more in a 32-bit ring.
 
-    ``scale``: of x, |x| <= ``bound``. x is multiplied by 2^64 / (2 pi scale), so that a turn is the whole of Z_2^64,
-    and its top 16 bits are opened: no argument is too large for that. Error: a step of the opened angle, 2 pi / 2^16,
-    and 2^-64 pi times scale and argument.
+    ``scale``: of x, which ``width`` bits hold with headroom. x is multiplied by 2^64 / (2 pi scale), so that a turn is
+    the whole of Z_2^64, and its top 16 bits are opened: no argument is too large for that. Error: a step of the opened
+    angle, 2 pi / 2^16, and 2^-64 pi times scale and argument.
     """
     if x.bits < 64:
-        x = requantise(b, x, shift=0, width=math.floor(math.log2(bound * scale)) + 3, ring=64)
+        x = requantise(b, x, shift=0, width=width, ring=64)
     turn = Table(np.array(round(2.0**64 / (2 * math.pi * scale)) % (1 << 64), np.uint64).view(np.int64))
     angle = b.emit(Open(PERIOD, 64 - PERIOD), b.emit(Scale(turn), x))
     bits = coefficient_bits(ring)

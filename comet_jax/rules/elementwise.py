@@ -201,8 +201,8 @@ def sin_cos(s: Scope, node, x: Joint):
 def _wave(s: Scope, x: Joint, *, sine: bool) -> Joint:
     def make():
         raw = x.raw
-        bound = _bound(s, x, raw.scale)
-        return Scaled(*wave(s.b, raw.var, scale=raw.scale, bound=bound, ring=s.numbers.ring, sine=sine))
+        width = s.numbers.width(math.log2(raw.scale), _bound(s, x, raw.scale))
+        return Scaled(*wave(s.b, raw.var, scale=raw.scale, width=width, ring=s.numbers.ring, sine=sine))
 
     return s.result(x.shape, make, range=Range(2.0**-8, 1.0, 0.0))
 
