@@ -102,17 +102,25 @@ def _block(w, x, before, gate):
     """A block of the model for x [T, V, d], of which x[:, 0] is what later positions attend to; its gates too."""
     length, count, _ = x.shape
     heads = byte_lm.ByteLMConfig().heads
-    q, k, v = jnp.moveaxis(_dense(w["qkv"], _norm(w["norm1"], x)).reshape(length, count, 3, heads, -1), 2, 0)
+    first = _norm(w["norm1"], x)
+    q, k, v = jnp.moveaxis(_dense(w["qkv"], first).reshape(length, count, 3, heads, -1), 2, 0)
     past = jnp.einsum("tvhd,uhd->tvhu", q, k[:, 0])
     own = (q * k).sum(-1, keepdims=True)
     attended = jnp.concatenate([jnp.where(before[:, None, None], past, -jnp.inf), own], -1)
     attended = jax.nn.softmax(attended / np.sqrt(q.shape[-1]))
     mixed = jnp.einsum("tvhu,uhd->tvhd", attended[..., :-1], v[:, 0]) + attended[..., -1:] * v
-    x = x + _dense(w["out"], mixed.reshape(x.shape))
+    mixed = mixed.reshape(x.shape)
+    x = x + _dense(w["out"], mixed)
     h = _norm(w["norm2"], x)
     up = _dense(w["up"], h)
-    active = up > 0 if gate is None else scores(Layer("", np.arange(0), *gate), h) >= 0
+    active = up > 0 if gate is None else _asked(gate, h, first, mixed)
     return x + _dense(w["down"], jax.nn.relu(up)), active
+
+
+def _asked(gate, h, first, mixed):
+    """Which gates a predictor opens that reads the layer's input, or what attention has opened."""
+    read = h if len(gate[0]) == h.shape[-1] else jnp.concatenate([first, mixed], -1)
+    return scores(Layer("", np.arange(0), *gate), read) >= 0
 
 
 def _dense(w, x):

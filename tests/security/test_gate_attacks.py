@@ -168,6 +168,15 @@ def test_gates_of_a_predictor_are_attacked_the_same_way(model):
     assert found.gates / found.count > 0.9
 
 
+def test_the_gates_that_are_looked_at_are_those_of_a_private_run(model):
+    """Of the bundled predictors, which read what attention has opened."""
+    predictor = byte_lm.predictor(1)
+    looked = attacks.look(model.params, model.victims[0].tokens, predictor.layers[predictor.sites[0].site])
+    assert (looked.active == model.victims[0].active).mean() > 0.96
+    found = attacks.guess([looked], flags([looked], "counts", 2), learnt(model, "counts"))
+    assert found.gates / found.count > 0.8
+
+
 def test_windows_without_candidates_cannot_be_guessed(model):
     with pytest.raises(CometError, match="candidates=True"):
         attacks.guess(
