@@ -96,8 +96,8 @@ def lost(windows: int, part: float) -> Iterator[tuple[int, int, float, float]]:
         flags = lambda x, worth, a, b, bias, epoch=epoch, new=new: chosen(fixed_point.scores(x, a, b, bias), epoch, new)
         gates = {s: replace(g, flags=flags) for s, g in evaluate.predicted(model, predictor, cut=False).items()}
         loss, notes = evaluate.run(model, task.loss, gates, examples)
-        noted = sum(notes.values()).sum(0)  # type: ignore[union-attr]
-        yield epoch, new, noted[0] / noted[-1], loss / dense - 1
+        computed = evaluate.summary(notes[site.site].sum(0), len(examples))["kept"]
+        yield epoch, new, computed, loss / dense - 1
 
 
 def main(output: Path = Path("benchmarks/epochs.png"), losses: bool = False, windows: int = 64) -> None:

@@ -7,7 +7,6 @@ at stake, so any target is read off without holding a score. A threshold is one 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ import numpy as np
 from rich.progress import Progress
 
 from comet_jax.errors import CometError
+from comet_jax.passes.attention import widths
 from comet_jax.passes.sites import FFN
 from comet_jax.predictors.artifact import Layer, Predictor, Site
 from predictor_training import fixed_point, targets
@@ -242,7 +242,7 @@ def assemble(
         by_tokens = {t: room(open_gates, gates, t, target.overflow) for t in (1, 8, 32, 128) if t <= data.tokens(k)}
         chosen = target.capacity or room(open_gates, gates, target.tokens, target.overflow)
         block = ffn.neurons // gates
-        ahead = tuple(prod(v.shape[len(ffn.up.x.shape) - 1 :]) for v in model.read_ahead(ffn))
+        ahead = widths(ffn, model.read_ahead(ffn))
         sizes = (ffn.width, ffn.neurons, layers(ffn), block, rank)
         out.append(Site(ffn.site, ffn.activation, *sizes, chosen, ahead, fills))
         held[ffn.site] = tuple(mine)

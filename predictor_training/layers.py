@@ -94,7 +94,7 @@ class Model:
         found, out = [np.asarray(x, np.float32) for x in found], {}
         for ffn in self.ffns:
             *mine, down = (found.pop(0) for _ in range(len(_inputs(ffn)) + 1))
-            out[ffn.site] = _weights(ffn, [by_layer(ffn, x, 0) for x in mine], by_layer(ffn, down, 0))
+            out[ffn.site] = _weights(ffn, [by_layer(ffn, x) for x in mine], by_layer(ffn, down))
         return out
 
     @cached_property
@@ -150,9 +150,9 @@ def joined(ffn: FFN, values: Sequence[Any]) -> Any:
     return jnp.concatenate([jnp.reshape(v, shape) for v in values], -1)
 
 
-def by_layer(ffn: FFN, x: Any, axis: int) -> Any:
-    """The axes of scans, from ``axis`` on, as one axis of layers."""
-    return x.reshape(*x.shape[:axis], layers(ffn), *x.shape[axis + len(ffn.steps) :])
+def by_layer(ffn: FFN, x: Any) -> Any:
+    """The axes of scans, in front, as one axis of layers."""
+    return x.reshape(layers(ffn), *x.shape[len(ffn.steps) :])
 
 
 def _weights(ffn: FFN, inputs: list[np.ndarray], down: np.ndarray) -> Weights:

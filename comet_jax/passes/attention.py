@@ -70,6 +70,11 @@ def ahead(ffn: FFN, layers: Sequence[Attention]) -> tuple[Value, ...]:
     return ()
 
 
+def widths(ffn: FFN, values: Sequence[Value]) -> tuple[int, ...]:
+    """Elements of each of ``values`` for one token of a feed-forward layer."""
+    return tuple(prod(v.shape[len(ffn.up.x.shape) - 1 :]) for v in values)
+
+
 def _attention(mixed: Node, graph: Graph, names: dict[Value, str], steps: tuple[int, ...]) -> Attention | None:
     softmax, values = next(
         (

@@ -7,7 +7,7 @@ from math import prod
 
 from comet_jax.errors import CometError
 from comet_jax.ir.jaxprs import Graph, Node, Value
-from comet_jax.passes.attention import Attention, ahead
+from comet_jax.passes.attention import Attention, ahead, widths
 from comet_jax.passes.sites import FFN
 from comet_jax.policy import Gate
 from comet_jax.predictors import Site
@@ -73,19 +73,19 @@ def _gated(ffn: FFN, gate: Gate, attention: Sequence[Attention], number: int) ->
                 f"{ffn.site}: the predictor is for {name} {getattr(site, name)}, and the model has {value}"
             )
     read = ahead(ffn, attention) if site.ahead else (ffn.up.x,)
-    widths = tuple(prod(v.shape[len(ffn.up.x.shape) - 1 :]) for v in read)
-    if widths != site.read:
+    found = widths(ffn, read)
+    if found != site.read:
         raise CometError(
             f"{ffn.site}: the predictor reads {site.read} of the attention before the layer, where the model has "
-            f"{widths or 'none'}"
+            f"{found or 'none'}"
         )
-    found = Gated(ffn, gate, site, read, number)
-    if gate.epoch > 1 and gate.epoch * found.room > site.gates:
+    layer = Gated(ffn, gate, site, read, number)
+    if gate.epoch > 1 and gate.epoch * layer.room > site.gates:
         raise CometError(
-            f"{ffn.site}: an epoch of {gate.epoch} calls that choose {found.room} new blocks each needs "
-            f"{gate.epoch * found.room} blocks, and the layer has {site.gates}: lower the gate's epoch or its capacity"
+            f"{ffn.site}: an epoch of {gate.epoch} calls that choose {layer.room} new blocks each needs "
+            f"{gate.epoch * layer.room} blocks, and the layer has {site.gates}: lower the gate's epoch or its capacity"
         )
-    return found
+    return layer
 
 
 def _rewritten(graph: Graph, new: Mapping[Node, Node]) -> Graph:
