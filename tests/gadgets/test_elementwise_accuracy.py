@@ -114,5 +114,6 @@ def test_waves(ring, scale, sine):
     x = _grid(bound * 0.999, math.pi, 100 * math.pi / 32)
     if scale == 1.0:
         x = np.rint(x)
-    error = np.abs(_of(wave, x, ring, scale, bound=bound, sine=sine) - (np.sin if sine else np.cos)(x))
+    width = NUMBERS[ring].width(math.log2(scale) if scale else NUMBERS[ring].raw, bound)
+    error = np.abs(_of(wave, x, ring, scale, width=width, sine=sine) - (np.sin if sine else np.cos)(x))
     assert error.max() < 1.1e-4
