@@ -52,7 +52,7 @@ _LOCAL_NAMES = (
     "abs add and argmax argmin bitcast_convert_type broadcast_in_dim clamp concatenate cond convert_element_type "
     "copy cumsum div dot_general dynamic_slice dynamic_update_slice eq exp gather ge gt iota le lt max min mul ne "
     "neg not optimization_barrier or pad platform_index population_count reduce_and reduce_max reduce_min "
-    "reduce_or reduce_sum rem reshape rev round scatter scatter-add scatter_add select_n shift_left "
+    "reduce_or reduce_sum rem reshape rev round scan scatter scatter-add scatter_add select_n shift_left "
     "shift_right_arithmetic shift_right_logical sign slice split square squeeze sub transpose xor "
 )
 LOCAL = frozenset(_LOCAL_NAMES.split())

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from comet_jax.protocols.protocol import Coins, Dealer, Material, Opening, Party, Protocol
-from comet_jax.sharing.contraction import dot_general
+from comet_jax.sharing.contraction import dot_general, of_rows
 from comet_jax.sharing.groups import Group, signed
 from comet_jax.sharing.packing import Item
 from comet_jax.sharing.wires import Disclosed, Mask, Opened, OpenedPlain, OpenedShare, Plain, Seen, Share, Shared, Wire
@@ -278,8 +278,7 @@ class OutOfSlots(Protocol):
 
     def _product(self, h, w, slots: Seen):
         if self.tokens == 1:
-            kept = _rows(w, slots.v)
-            return dot_general(_rows(h, slots.v).reshape(1, -1), kept.reshape(-1, kept.shape[-1]), _FIRST)
+            return of_rows(_rows(h, slots.v), w, slots.v)[None]
         dense = h[: self.tokens * len(w)].reshape(self.tokens, -1)
         return dot_general(dense, w.reshape(-1, w.shape[-1]), _FIRST)
 

@@ -85,6 +85,20 @@ def test_long_sums_of_the_worst_digits(dtype, terms):
     assert found == int(worst) ** 2 * terms % (1 << (8 * a.dtype.itemsize))
 
 
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
+@pytest.mark.parametrize("path", [contraction.of_rows, contraction._in_place, contraction._gathered])
+def test_rows_are_taken_where_they_are(path, dtype):
+    m, g, d, numbers = 5, 3, 4, np.array([4, 0, 2], np.uint32)
+    rng = np.random.default_rng(2)
+    a, b = _values(rng, (3, g), dtype), _values(rng, (m, g, d), dtype)
+    with jax.enable_x64(True):
+        found = jax.jit(path)(a, b, numbers)
+        np.testing.assert_array_equal(found, (a[..., None] * b[numbers]).sum((0, 1), dtype=dtype))
+        if path is contraction.of_rows:  # a dummy's row counts for nothing, whatever it is
+            more = jax.jit(path)(np.concatenate([a, a[:2]]), b, np.append(numbers, np.array([m, 2**31], np.uint32)))
+            np.testing.assert_array_equal(more, found)
+
+
 def test_digits_stand_for_their_number():
     x = np.array(EXTREMES, np.uint64)
     with jax.enable_x64(True):
