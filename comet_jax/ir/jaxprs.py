@@ -196,6 +196,9 @@ def _inline(jaxpr: Any, env: dict[Any, Value], nodes: list[Node], where: str, si
             scope.update(zip(inner.invars, inputs[len(inputs) - len(inner.invars) :], strict=True))
             env.update(zip(eqn.outvars, _inline(inner, scope, nodes, line, path)))
             continue
+        if name == "convert_element_type" and inputs[0].dtype == _value(eqn.outvars[0]).dtype:
+            env[eqn.outvars[0]] = inputs[0]  # it says how the type may change further on, and changes nothing
+            continue
         graph = lambda closed, line=line, path=path: from_jaxpr(closed, line, path)
         params = _with_graphs(name, dict(eqn.params), graph)
         outputs = tuple(_value(v) for v in eqn.outvars)

@@ -143,6 +143,13 @@ def test_norms_with_any_epsilon(name, make, eps):
     assert {n.op for n in graph.nodes} <= {name, "mul", "add", "broadcast_in_dim", "reshape"}
 
 
+@pytest.mark.parametrize("function", [jax.nn.gelu, jax.nn.silu, jax.nn.softmax, jax.nn.softplus])
+def test_of_a_number_whose_type_is_weak(function):
+    """As a boolean times 1.0 is."""
+    name = {"gelu": "gelu_tanh"}.get(function.__name__, function.__name__)
+    assert name in [node.op for node in fuse(flatten(lambda x: [function((x <= 0.3) * 1.0)], X)).nodes]
+
+
 def test_inside_a_scan():
     body = lambda c, w: (c + nn.gelu(nn.LayerNorm(use_bias=False, use_scale=False).apply({}, c)) * w, None)
     graph = fused(lambda x, w: lax.scan(body, x, w)[0], X, jax.ShapeDtypeStruct((4, 8), jnp.float32))
