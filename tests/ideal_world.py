@@ -35,6 +35,9 @@ class Tossed(Coins):
         c = wire.group.reduce(self._words(wire.shape).astype(wire.group.dtype))
         return jnp.asarray(c if wire.where is None else c * wire.where.mask.astype(c.dtype))
 
+    def order(self, shape):
+        return jnp.argsort(jnp.asarray(self._words(shape)), axis=-1)
+
     def _words(self, shape) -> np.ndarray:
         return self._rng.integers(0, 1 << 64, shape, np.uint64)
 

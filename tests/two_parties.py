@@ -122,13 +122,15 @@ class TwoParties:
 
         outputs, transcript, coins = jax.vmap(party, axis_name=AXIS)(masks, dealt, list(shares))
         at_first = lambda tree: jax.tree.map(lambda x: x[0], tree)
+        # Of orders that no party knows each has noted its part.
+        noted = jax.tree_util.tree_map_with_path(lambda at, x: x if at[-1].key == "orders" else x[0], coins)
         value = lambda v, x: x[0] if isinstance(v.wire, Disclosed) else v.wire.group.add(x[0], x[1])
         plain = list(map(value, program.inputs, shares))
         return Run(
             list(map(value, program.outputs, outputs)),
-            stage(lambda coins, plain: ideal(program, Recorded(program, coins), plain))(at_first(coins), plain),
+            stage(lambda coins, plain: ideal(program, Recorded(program, coins), plain))(noted, plain),
             at_first(transcript),
-            at_first(coins),
+            noted,
             dealt,
         )
 

@@ -20,13 +20,21 @@ class _Shares(Dealer):
         self.second: dict[str, jax.Array] = {}
 
     def mask(self, name: str, item: Item):
+        return item.group.add(*self.both(name, item))
+
+    def both(self, name: str, item: Item):
         mine, other = (m[name] for m in self.masks)
-        return item.group.add(mine, other)
+        return mine, other
 
     def share(self, name: str, value, item: Item):
         if value.shape != item.shape:
             raise ValueError(f"dealing {name}: an array of {value.shape} where {item.shape} was declared")
         self.second[name] = item.group.sub(value, self.first[name])
+
+    def tell(self, name: str, value, item: Item):
+        if value.shape != item.shape:
+            raise ValueError(f"telling {name}: an array of {value.shape} where {item.shape} was declared")
+        self.second[name] = value
 
 
 def deal(program: Program, masks: tuple[Tree, Tree], dealt: Tree, statics) -> Tree:

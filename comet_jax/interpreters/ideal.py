@@ -48,19 +48,30 @@ class Drawn(Coins):
         c = wire.group.cast(self._draw(wire.shape))
         return c if wire.where is None else c * wire.where.mask.astype(c.dtype)
 
+    def order(self, shape):
+        return jnp.argsort(self._draw(shape), axis=-1)
+
 
 class Recorded(Coins):
-    """Coins of a run of ``program``: what ``online`` noted at party 0, in the order in which ``ideal`` asks."""
+    """Coins of a run of ``program``: what ``online`` noted at party 0, in the order in which ``ideal`` asks.
+
+    Of orders it has what both parties noted, one after the other: each knows a part.
+    """
 
     def __init__(self, program: Program, noted: Tree):
         ordered = list(_in_order(program, noted))
-        self._low, self._opened = (iter([c[name] for c in ordered if name in c]) for name in ("low", "opened"))
+        each = lambda name: iter([c[name] for c in ordered if name in c])
+        self._low, self._opened, self._orders = map(each, ("low", "opened", "orders"))
 
     def low(self, shape, bits):
         return next(self._low)
 
     def opened(self, wire):
         return next(self._opened)
+
+    def order(self, shape):
+        zeroth, other = next(self._orders)
+        return jnp.take_along_axis(other[..., 0, :], zeroth[..., 1, :], -1)
 
 
 def _in_order(program: Program, noted: Tree) -> Iterator[dict[str, jax.Array]]:

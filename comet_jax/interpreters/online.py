@@ -69,7 +69,7 @@ def offline(program: Program, party: Party, masks: Tree, dealt: Tree, statics) -
             out = op.protocol.online(party, material, *inputs)  # a rearranged mask
         else:
             out = [None] * len(op.outputs)
-        if not isinstance(op.protocol, Opening):
+        if not isinstance(op.protocol, Opening) or isinstance(op.outputs[0].wire, Shared):
             material = op.protocol.offline(party, material, *inputs)
         materials[i] = material
         known.update({v.id: o for v, o in zip(op.outputs, out)})
@@ -132,7 +132,8 @@ def _open(program: Program, round_: Round, party: Party, materials, values, coin
         values[op.outputs[0].id] = w
         if coins is not None:
             opened = {"opened": w.value} if isinstance(w, OpenedShare) else {}
-            coins[i] = {**op.protocol.coins(party, *args), **opened}  # type: ignore[attr-defined]
+            noted = op.protocol.coins(party, *args)  # type: ignore[attr-defined]
+            coins[i] = {**noted, **opened, **op.protocol.secrets(materials[i])}
     return jnp.where(party.index == 0, jnp.stack([mine, theirs]), jnp.stack([theirs, mine]))
 
 

@@ -10,19 +10,26 @@ that is not known to be local, or does not match one of these signatures is refu
   its mask from their masks. It deals each array once.
 - *A disclosure* shows its input and nothing else: its message is its sender's share plus a dealt sharing of zero that
   nothing else uses. It must carry the name of a gate that the policy has; a policy without gates has none.
+- *A shuffle* of weights draws a mask, uniform in their ring and as large as its message, and words of 64 bits, which
+  each party has for itself; it deals one array, and tells party 1 another one. What it tells is a function of words
+  alone. Its message is a function of the weights' public forms, of words and of what was told, plus its sender's share
+  of that very mask: of no share of a weight, and not of what is dealt. Its result is covered by the dealt array. That
+  words give uniform orders, and that each party's two are independent of the one that both make, is argued in
+  protocols/shuffle.py.
 - *Flags* come in from an earlier program, and go out to a later one, at the parties alone, and only those of a gate
   that the policy lets carry them: what comes in is joined to what that gate shows, and what goes out is what it shows
   or has joined. That a set leaves out the blocks of earlier ones is not seen here: rules/active_sets.py argues it.
 - *A weight* is opened once, at its full ring, before the program runs; loading it gives it a mask of its own.
-- *An output* is a step's share plus a dealt sharing of zero that nothing else uses.
+- *An output* is a step's share plus a dealt sharing of zero that nothing else uses, unless it stays at the parties.
 
 Argument. Take the openings in order of their rounds. The mask of an opening is drawn by it alone and reaches others
 only along the wire that it opens, thus only later steps (wires are single assignment, and a step has the material of
 its own name only; a wire that every step of a scan takes was opened before all of them, and a step deals functions of
-its mask afresh). So the rest of its message, and all earlier messages, are independent of the mask, and the message
-is uniform given them: all messages are *jointly* uniform. The dealer's shares are uniform at each party alone, as
-each dealt array is shared with a keystream of its own; in a scan, one of each step's own. Whoever receives an output
-sees two shares that are uniform but for their sum.
+its mask afresh). So the rest of its message, and all earlier messages, are independent of the mask, and the message is
+uniform given them: all messages are *jointly* uniform. A shuffle's mask reaches no wire; the one array that is dealt
+from it is shared. The dealer's shares are uniform at each party alone, as each dealt array is shared with a keystream
+of its own; in a scan, one of each step's own. Whoever receives an output sees two shares that are uniform but for their
+sum.
 
 Not proved here: that dealt arrays and results are right (tests compare all protocols with their ideal functionality);
 that keystreams are uniform and used once (dealer/stock.py); that the interpreters and XLA send only these messages
@@ -41,6 +48,7 @@ from comet_jax.ir.program import Op, Program, Scan, Var
 from comet_jax.passes.hiding import Word, follow
 from comet_jax.protocols.disclosure import Disclose
 from comet_jax.protocols.protocol import Dealer, Opening, Party, Protocol
+from comet_jax.protocols.shuffle import WORDS, Shuffle
 from comet_jax.protocols.slots import Slots
 from comet_jax.protocols.stash import Joined
 from comet_jax.sharing.groups import Group
@@ -53,7 +61,7 @@ _LOCAL_NAMES = (
     "copy cumsum div dot_general dynamic_slice dynamic_update_slice eq exp gather ge gt iota le lt max min mul ne "
     "neg not optimization_barrier or pad platform_index population_count reduce_and reduce_max reduce_min "
     "reduce_or reduce_sum rem reshape rev round scan scatter scatter-add scatter_add select_n shift_left "
-    "shift_right_arithmetic shift_right_logical sign slice split square squeeze sub transpose xor "
+    "shift_right_arithmetic shift_right_logical sign slice sort split square squeeze sub transpose xor "
 )
 LOCAL = frozenset(_LOCAL_NAMES.split())
 
@@ -82,14 +90,17 @@ class Proof:
         ) + (f" Disclosed to both parties: {shown}." if shown else "")
 
 
-def check(program: Program, gates: frozenset[str] = frozenset(), kept: frozenset[str] = frozenset()) -> Proof:
+def check(
+    program: Program, gates: frozenset[str] = frozenset(), kept: frozenset[str] = frozenset(), *, leaves: bool = True
+) -> Proof:
     """Return only if ``program`` reveals nothing but its outputs and flags of ``gates``; else raise ``LeakError``.
 
-    ``kept``: those of the gates whose flags the parties carry from program to program.
+    ``kept``: those of the gates whose flags the parties carry from program to program. ``leaves``: whether the outputs
+    leave the parties; what stays there is shares as any wire's.
     """
     checking = _Check({}, gates, kept)
     with jax.enable_x64(True):
-        openings = checking.program(program, leaves=True)
+        openings = checking.program(program, leaves=leaves)
     weights = sum(isinstance(v.wire, Opened) for v in program.inputs)
     disclosed = tuple(sorted(checking.disclosed.items()))
     outputs = {v.id for v in program.outputs if not isinstance(v.wire, Disclosed)}
@@ -169,6 +180,9 @@ class _Check:
                 _require(place, protocol.gate in self.gates, f"the policy has no gate of {protocol.gate}")
                 _check_disclosure(place, protocol, inputs, outputs, masks, dealt)
                 self.seen[key] = frozenset()
+            elif isinstance(protocol, Shuffle):
+                _check_shuffle(place, protocol, inputs, outputs, masks, dealt)
+                self.seen[key] = frozenset()
             elif isinstance(protocol, Opening):
                 _check_opening(place, protocol, inputs, outputs, masks, dealt)
                 self.seen[key] = frozenset()
@@ -234,15 +248,29 @@ class _Recorder(Dealer):
     def __init__(self, place: str, masks: dict[str, Item], arrays: Mapping[str, Any], dealt: dict[str, Item]):
         self.place, self.masks, self.arrays, self.dealt = place, dict(masks), arrays, dict(dealt)
         self.shared: dict[str, Any] = {}
+        self.told: dict[str, Any] = {}
 
     def mask(self, name: str, item: Item):
         _require(self.place, self.masks.pop(name, None) == item, f"the mask {name!r} is drawn twice, or not as planned")
         return self.arrays[name]
 
+    def both(self, name: str, item: Item):
+        _require(self.place, f"{name} 0" in self.arrays, f"the words {name!r} of each party are not a shuffle's")
+        planned = self.masks.pop(name, None) == item
+        _require(self.place, planned, f"the words {name!r} are drawn twice, or not as planned")
+        return self.arrays[f"{name} 0"], self.arrays[f"{name} 1"]
+
     def share(self, name: str, value, item: Item):
+        self._planned(name, value, item)
+        self.shared[name] = value
+
+    def tell(self, name: str, value, item: Item):
+        self._planned(name, value, item)
+        self.told[name] = value
+
+    def _planned(self, name: str, value, item: Item):
         planned = self.dealt.pop(name, None) == item and value.shape == item.shape
         _require(self.place, planned, f"the array {name!r} is dealt twice, or not as planned")
-        self.shared[name] = value
 
 
 @dataclass(frozen=True)
@@ -294,10 +322,24 @@ def _check_operations(place: str, graph: Graph) -> None:
             _check_operations(place, inner)
 
 
-def _deal(place: str, protocol, inputs, outputs, masks: dict[str, Item], dealt: dict[str, Item]) -> _Traced:
-    """The dealer's work: "out j" is the mask of an opened output, "share name" what is shared."""
+def _deal(
+    place: str,
+    protocol,
+    inputs,
+    outputs,
+    masks: dict[str, Item],
+    dealt: dict[str, Item],
+    words: frozenset[str] = frozenset(),
+) -> _Traced:
+    """The dealer's work: "out j" is the mask of an opened output, "share name" what is shared.
+
+    ``words``: the masks of which it may take each party's own, "name 0" and "name 1", and nothing else; where there are
+    any it may tell party 1 something, "told name".
+    """
     leaves = {f"in {k}": (w.shape, w.group) for k, w in enumerate(inputs) if isinstance(w, Opened)}
-    own = {name: (item.shape, item.group) for name, item in masks.items()}
+    whole = {name: (item.shape, item.group) for name, item in masks.items() if name not in words}
+    parts = {f"{n} {i}": (masks[n].shape, masks[n].group) for n in sorted(words & masks.keys()) for i in (0, 1)}
+    own = {**whole, **parts}
 
     def run(arrays):
         dealer = _Recorder(place, masks, arrays, dealt)
@@ -305,10 +347,12 @@ def _deal(place: str, protocol, inputs, outputs, masks: dict[str, Item], dealt: 
             dealer, *(Mask(w, arrays[f"in {k}"]) if f"in {k}" in arrays else w for k, w in enumerate(inputs))
         )
         _require(place, not dealer.masks and not dealer.dealt, "it does not deal what was planned")
+        _require(place, not dealer.told or bool(words), "it tells party 1 something, and is no shuffle")
         types = tuple(o.wire if isinstance(o, Mask) else o for o in found)
         _require(place, types == outputs, "the dealer makes other wires than the parties")
         opened = {f"out {j}": o.r for j, o in enumerate(found) if isinstance(o, Mask)}
-        return {**opened, **{f"share {n}": x for n, x in dealer.shared.items()}}
+        sent = {f"share {n}": x for n, x in dealer.shared.items()}, {f"told {n}": x for n, x in dealer.told.items()}
+        return {**opened, **sent[0], **sent[1]}
 
     return _trace(place, run, {**leaves, **own}, {})
 
@@ -342,6 +386,50 @@ def _check_opening(place: str, protocol, inputs, outputs, masks: dict[str, Item]
     _require(place, item.group == wire.group, f"its message is not of {wire.group}")
     _require(place, seen.words["value"].leaves <= {"c", *shown}, "the opened value is not what was received")
     _require(place, seen.same["mask"] == "r", "the wire keeps another mask than it was opened under")
+
+
+def _check_shuffle(place: str, protocol, inputs, outputs, masks: dict[str, Item], dealt: dict[str, Item]) -> None:
+    (wire,) = outputs
+    weights = all(isinstance(w, Opened) and w.static and _is_input(w) and w.group == wire.group for w in inputs)
+    _require(
+        place, bool(inputs) and weights and isinstance(wire, Shared), "it does not shuffle weights of one ring alone"
+    )
+    item = protocol.item(*inputs)
+    drawn = masks.keys() == {"r", "own"} and masks["own"].group == WORDS and masks["own"].where is None
+    _require(
+        place, drawn and masks["r"] == item, f"it draws other masks than words and one of {wire.group} for its message"
+    )
+    _require(place, item.group == wire.group and item.where is None, f"its message is not of {wire.group}")
+    rest = dealt.get("rest") == Item(wire.shape, wire.group) and dealt.keys() == {"rest", "last"}
+    _require(place, rest, "it deals something else than what is told and one array as large as its result")
+    dealing = _deal(place, protocol, inputs, outputs, masks, dealt, frozenset({"own"}))
+    _require(
+        place, dealing.words.keys() == {"share rest", "told last"}, "it does not share one array and tell the other"
+    )
+    _require(
+        place, dealing.words["told last"].leaves <= {"own 0", "own 1"}, "what it tells is no function of words alone"
+    )
+
+    def run(leaf):
+        early = [OpenedShare(w, leaf[f"c {k}"], None) for k, w in enumerate(inputs)]
+        late = [OpenedShare(w, None, None, leaf[f"x {k}"]) for k, w in enumerate(inputs)]
+        party = Party(leaf["index"])
+        material = protocol.offline(party, {name: leaf[name] for name in ("r", "own", "last", "rest")}, *early)
+        w = protocol.receive(material, *late, leaf["sum"])
+        _require(place, isinstance(w, Share) and w.wire == wire, "it makes another wire than planned")
+        return {"sent": protocol.send(party, material, *late), "share": w.x, **protocol.coins(party, *late)}
+
+    leaves = {f"{part} {k}": (w.shape, w.group) for k, w in enumerate(inputs) for part in "cx"}
+    leaves |= {name: (i.shape, i.group) for name, i in (*masks.items(), *dealt.items(), ("sum", item))}
+    uniform = {"r": wire.group.bits, "rest": wire.group.bits}
+    seen = _trace(place, run, {"index": _INDEX, **leaves}, uniform)
+    _check_message(place, seen, item, "r", "its message is not covered by its mask")
+    public = {"index", "r", "own", "last", *(f"c {k}" for k in range(len(inputs)))}
+    _require(place, seen.words["sent"].leaves <= public, "its message depends on more than public forms and own words")
+    whole = "rest" in seen.words["share"].masks and seen.words["share"].bits <= wire.group.bits
+    _require(place, whole, "its result is not shared afresh")
+    coins = seen.words.keys() == {"sent", "share"}
+    _require(place, coins, "it notes coins, and has none")
 
 
 def _check_message(place: str, seen: _Traced, item: Item, mask: str, otherwise: str) -> None:

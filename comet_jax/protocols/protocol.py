@@ -44,6 +44,14 @@ class Dealer(ABC):
     def share(self, name: str, value: jax.Array, item: Item) -> None:
         """Share ``value``: party 0 has its share from a seed, party 1 is sent the correction."""
 
+    def both(self, name: str, item: Item) -> tuple[jax.Array, jax.Array]:
+        """As ``mask``, but each party's own share of it: words that this party and the dealer know."""
+        raise NotImplementedError(f"{type(self).__name__} gives no words of one party")
+
+    def tell(self, name: str, value: jax.Array, item: Item) -> None:
+        """Send ``value`` to party 1 as it is; party 0 has words of its seed in its place."""
+        raise NotImplementedError(f"{type(self).__name__} tells party 1 nothing")
+
     def give(self, name: str, value, group: Group, where: Where | None = None) -> None:
         """Share ``value`` (any unsigned or 0/1 array) in ``group``."""
         value = group.cast(jnp.asarray(value))
@@ -60,6 +68,10 @@ class Coins(ABC):
     @abstractmethod
     def opened(self, wire: Wire) -> jax.Array:
         """The opened value c of a wire: uniform in the wire's group."""
+
+    @abstractmethod
+    def order(self, shape: tuple[int, ...]) -> jax.Array:
+        """Uniform orders of the last axis, which no party knows: the one coin that is not public."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +154,10 @@ class Opening(ABC):
     def receive(self, material: Material, *inputs: Any) -> Any:
         """The value on the output wire. The last input is the sum of both messages."""
 
+    def secrets(self, material: Material) -> Material:
+        """This party's part of what a run draws and no party knows whole: "orders", as ``Coins.order`` takes them."""
+        return {}
+
     def online(self, party: Party, material: Material, *inputs: Any):
         raise TypeError("an opening communicates: the interpreter calls send and receive")
 
@@ -155,6 +171,12 @@ def recorded(protocol: Protocol, make_inputs: Callable[[], tuple]) -> tuple[dict
         def mask(self, name, item):
             masks[name] = item
             return jnp.zeros(item.shape, item.group.dtype)
+
+        def both(self, name, item):
+            return self.mask(name, item), self.mask(name, item)
+
+        def tell(self, name, value, item):
+            dealt[name] = item
 
         def share(self, name, value, item):
             dealt[name] = item

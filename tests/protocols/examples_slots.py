@@ -5,6 +5,7 @@ from examples import Collection, full
 from comet_jax.protocols.comparison import BIT
 from comet_jax.protocols.disclosure import Disclose
 from comet_jax.protocols.opening import Open
+from comet_jax.protocols.shuffle import Shuffle
 from comet_jax.protocols.slots import IntoSlots, OpenSlots, OutOfSlots, Slots, TakeSlots
 from comet_jax.protocols.stash import Joined, Touched
 from comet_jax.sharing.groups import Group
@@ -56,9 +57,21 @@ def _stash(t: Collection, k: int) -> None:
         t.add(f"{use.__name__} {k}", use, [both, one, one], touched, rounds=1, dealt=0)
 
 
+def _shuffle(t: Collection, k: int) -> None:
+    """Weights whose blocks are on other axes, of one layer and of two in a stack."""
+    weight = lambda *shape: (Opened(shape, Group(k), static=True), full(Group(k)))
+    for name, steps in (("", ()), (" of two steps", (2,))):
+        given = [weight(*steps, BLOCKS, SIZE, 2), weight(*steps, BLOCKS), weight(*steps, 2, BLOCKS)]
+        axes = tuple(len(steps) + axis for axis in (0, 0, 1))
+        mix = lambda b, *ws, axes=axes: b.emit(Shuffle(axes), *ws)
+        dealt = (7 * k + 64) * BLOCKS * (2 if steps else 1)
+        t.add(f"shuffle {k}{name}", Shuffle, given, mix, rounds=1, dealt=dealt)
+
+
 def slots(t: Collection) -> None:
     """One token and several, with room for some, for all, and for more blocks than there are."""
     for k, tokens, count in ((32, 1, 2), (32, 1, 5), (32, 2, 3), (64, 2, 4)):
         _slots(t, k, tokens, count)
     for k in (32, 64):
         _stash(t, k)
+        _shuffle(t, k)

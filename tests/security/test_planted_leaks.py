@@ -14,6 +14,7 @@ from comet_jax.protocols.disclosure import Disclose
 from comet_jax.protocols.linear import Combine
 from comet_jax.protocols.opening import Open, Reveal
 from comet_jax.protocols.protocol import Protocol
+from comet_jax.protocols.shuffle import Shuffle
 from comet_jax.protocols.slots import NUMBERS, OpenSlots, OutOfSlots, Slots
 from comet_jax.protocols.stash import Joined
 from comet_jax.sharing.groups import Group
@@ -411,3 +412,142 @@ def test_a_scan_hands_no_flags_from_step_to_step():
 def test_numbers_come_from_slots_alone():
     with pytest.raises(LeakError, match="number one slot twice"):
         check(gated(numbering=_Same(4)), frozenset({"ffn"}))
+
+
+def shuffled(step: Shuffle, *, static: bool = True) -> Program:
+    """Two weights of three blocks in a new order."""
+    b = Builder()
+    return b.finish(b.emit(step, *(b.input(Opened(shape, Group(32), static=static)) for shape in ((3, 4), (2, 3)))))
+
+
+def test_a_shuffle_passes_and_its_shares_stay():
+    p = shuffled(Shuffle((0, 1)))
+    assert check(p, leaves=False) == Proof(openings=1, weights=2, outputs=1)
+    assert "without being shared afresh" in refused(p)
+
+
+class _Open(Shuffle):
+    """Sends blocks that nothing covers."""
+
+    def send(self, party, material, *weights):
+        return material["mine"]
+
+
+class _CoveredTwice(Shuffle):
+    def send(self, party, material, *weights):
+        return super().send(party, material, *weights) + material["r"]
+
+
+class _CoveredByOne(Shuffle):
+    """One row of its mask serves all blocks."""
+
+    def send(self, party, material, *weights):
+        return material["mine"] + material["r"][:1]
+
+
+class _Mixed(Shuffle):
+    """Its mask is put in order too: whether it covers is more than this check sees."""
+
+    def send(self, party, material, *weights):
+        return material["mine"] + material["r"][::-1]
+
+
+class _Small(Shuffle):
+    """Its mask is of fewer elements than its message."""
+
+    def deal(self, dealer, *weights):
+        class Fewer:
+            share, both, tell, give = dealer.share, dealer.both, dealer.tell, dealer.give
+
+            def mask(self, name, item):
+                return jnp.broadcast_to(dealer.mask(name, Item((1, *item.shape[1:]), item.group)), item.shape)
+
+        return super().deal(Fewer(), *weights)
+
+
+class _Again(Shuffle):
+    """Its mask is drawn a second time."""
+
+    def deal(self, dealer, *weights):
+        dealer.mask("r", self.item(*(w.wire for w in weights)))
+        return super().deal(dealer, *weights)
+
+
+class _OfShares(Shuffle):
+    """Its message depends on a share of a weight."""
+
+    def send(self, party, material, *weights):
+        return super().send(party, material, *weights) + weights[0].x[:, :3]
+
+
+class _OfDealt(Shuffle):
+    """Its message depends on what is dealt from the mask that covers it."""
+
+    def send(self, party, material, *weights):
+        return super().send(party, material, *weights) + material["rest"][:, :3]
+
+
+class _TellsMasks(Shuffle):
+    """Party 1 is told something of the weights' masks."""
+
+    def deal(self, dealer, *weights):
+        class Telling:
+            share, both, mask, give = dealer.share, dealer.both, dealer.mask, dealer.give
+
+            def tell(self, name, value, item):
+                dealer.tell(name, value + weights[0].r[0, 0], item)
+
+        return super().deal(Telling(), *weights)
+
+
+class _TellsAll(Shuffle):
+    """Party 1 is told what is to be shared."""
+
+    def deal(self, dealer, *weights):
+        class Telling:
+            both, mask, tell = dealer.both, dealer.mask, dealer.tell
+
+            def give(self, name, value, group):
+                dealer.tell(name, value, Item(value.shape, group))
+
+        return super().deal(Telling(), *weights)
+
+
+class _Plain(Shuffle):
+    """What is dealt does not cover its result."""
+
+    def receive(self, material, *weights):
+        return super().receive({**material, "rest": jnp.zeros_like(material["rest"])}, *weights)
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (_Open, "not covered by its mask"),
+        (_CoveredTwice, "not covered by its mask"),
+        (_CoveredByOne, "not covered by its mask"),
+        (_Mixed, "not covered by its mask"),
+        (_Small, "draws other masks"),
+        (_Again, "drawn twice"),
+        (_OfShares, "more than public forms"),
+        (_OfDealt, "more than public forms"),
+        (_TellsMasks, "no function of words alone"),
+        (_TellsAll, "does not share one array"),
+        (_Plain, "not shared afresh"),
+    ],
+)
+def test_shuffles(step, reason):
+    with pytest.raises(LeakError, match=reason):
+        check(shuffled(step((0, 1))), leaves=False)
+
+
+class _Tells(Reveal):
+    """A step that is no shuffle tells party 1 something."""
+
+    def deal(self, dealer, x):
+        dealer.tell("zero", jnp.zeros(x.shape, jnp.uint32), Item(x.shape, x.group))
+        return (x,)
+
+
+def test_other_steps_tell_nobody_anything():
+    assert "is no shuffle" in refused(program(last=_Tells()))
