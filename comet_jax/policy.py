@@ -106,6 +106,8 @@ NUMBERS = {
 
 Reveals = Literal["flags", "nothing"]
 REVEALS: tuple[Reveals, ...] = ("flags", "nothing")
+Renewal = Literal["owner", "shuffle"]
+RENEWALS: tuple[Renewal, ...] = ("owner", "shuffle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +121,21 @@ class Gate:
     - "flags": which blocks of neurons each token uses, in an order that the owner draws for each session. For weights
       that are secret from the parties, who cannot query the model either; never where the owner is itself a party.
     - "nothing": a set of blocks that is uniformly random. Its size is the capacity, for all tokens of a call together,
-      and the owner shares the layer's weights afresh for each call. The set always has that size: the blocks that the
-      predictor scores highest, or that most of several tokens ask for.
+      and the layer's weights are shared in a fresh secret order for each call. The set always has that size: the blocks
+      that the predictor scores highest, or that most of several tokens ask for.
 
     ``site``: a regular expression on the paths of first weights; by default every site of the predictor.
     ``capacity``: the part of a call's blocks that there is room for, instead of the predictor's own.
-    ``epoch``: where nothing is revealed, how many calls in a row the owner's sharing serves. Each discloses as many new
+    ``epoch``: where nothing is revealed, how many calls in a row one sharing serves. Each discloses as many new
     blocks, a uniformly random set of those that none before has touched, and computes them and all earlier ones: call k
     of an epoch, from 0, computes k + 1 times the capacity. So a call's result depends on what earlier calls of its
     epoch asked for, and whoever is shown it is shown that. A run that fails ends its epoch.
+    ``renewal``: where nothing is revealed, who makes the sharing of a later epoch:
+
+    - "owner": the owner of the weights, which has to stay at hand: it sends them anew.
+    - "shuffle": the parties, of what they hold, with the dealer's help. The owner sends them once. An order is then
+      known to nobody: the owner knows how it began, and the dealer how it has changed. Both together know it, but see
+      nothing that is disclosed.
     """
 
     predictor: Predictor
@@ -135,6 +143,7 @@ class Gate:
     site: str = ""
     capacity: float | None = None
     epoch: int = 1
+    renewal: Renewal = "owner"
 
     def __post_init__(self):
         if self.reveals not in REVEALS:
@@ -147,6 +156,13 @@ class Gate:
             raise ValueError(
                 f"an epoch of {self.epoch} calls is for gates that reveal nothing; with reveals={self.reveals!r} one "
                 "order serves the whole session anyway"
+            )
+        if self.renewal not in RENEWALS:
+            raise ValueError(f"a gate's order is renewed by {' or '.join(map(repr, RENEWALS))}, not {self.renewal!r}")
+        if self.renewal == "shuffle" and self.reveals != "nothing":
+            raise ValueError(
+                f"a shuffle is for gates that reveal nothing; with reveals={self.reveals!r} one order serves the whole "
+                "session, and nothing is renewed"
             )
         re.compile(self.site)
 
@@ -183,11 +199,19 @@ class Policy:
         epochs = {gate.epoch for gate in self.gates if gate.reveals == "nothing"}
         if len(epochs) > 1:
             raise ValueError(f"a policy's gates that reveal nothing have one epoch, and these have {sorted(epochs)}")
+        renewals = {gate.renewal for gate in self.gates if gate.reveals == "nothing"}
+        if len(renewals) > 1:
+            raise ValueError(f"a policy's gates that reveal nothing are renewed in one way, not in {sorted(renewals)}")
 
     @property
     def epoch(self) -> int:
         """How many calls one sharing of permuted weights serves."""
         return max((gate.epoch for gate in self.gates), default=1)
+
+    @property
+    def shuffles(self) -> bool:
+        """Whether the parties renew the order of permuted weights themselves."""
+        return any(gate.renewal == "shuffle" for gate in self.gates)
 
     def publishes(self, path: str) -> bool:
         """Whether the parameter at ``path`` is published."""

@@ -6,7 +6,7 @@ effect on a secret, is an error that names it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Literal
@@ -38,6 +38,7 @@ from comet_jax.passes import attention, leaks, sites
 from comet_jax.passes.attention import Attention
 from comet_jax.passes.narrow import narrow
 from comet_jax.passes.ranges import bind
+from comet_jax.passes.renewal import shuffle
 from comet_jax.passes.sites import FFN
 from comet_jax.passes.sparsify import sparsify
 from comet_jax.policy import Policy, Range
@@ -134,13 +135,45 @@ class Lowered:
         """How many calls share what is renewed."""
         return self.policy.epoch if self.renewed else 1
 
+    @cached_property
+    def shuffle(self) -> "Lowered | None":
+        """The program by which the parties renew the order of what serves an epoch, where they do that themselves.
+
+        It takes all of it opened, in the order of ``renewed``, and makes shares of the same.
+        """
+        if not (self.renewed and self.policy.shuffles):
+            return None
+        given = [(self.program.inputs[i], self.encodings[i]) for i in self.renewed]
+        orders = [e.order for _, e in given if isinstance(e, Encoding) and e.order]
+        program = shuffle([(v.shape, v.wire.group) for v, _ in given], orders)
+        encodings = tuple(replace(e, static=True, order=None) for _, e in given if isinstance(e, Encoding))
+        return Lowered(program, (), encodings, (), self.policy, leaks.check(program, leaves=False), {}, program)
+
+    @property
+    def sharing_bytes(self) -> int:
+        """Bytes that the owner's sharing of what serves an epoch takes ahead of its first call.
+
+        Two shares sent, and both openings of weights.
+        """
+        return 0 if self.call else sum((4 if opened else 2) * size for size, opened in self._sizes)
+
     @property
     def renewal_bytes(self) -> int:
-        """Bytes that this takes ahead of the call, an epoch's first: two shares sent, and both openings of weights."""
-        if self.call:
-            return 0
+        """Bytes that renewing it for a later epoch takes: the same again, or a shuffle.
+
+        A shuffle's: both parties' messages and what is dealt for them, and both openings of what was only shared,
+        before it, and of weights, after it.
+        """
+        if self.call or self.shuffle is None:
+            return self.sharing_bytes
+        program = self.shuffle.program
+        return 2 * (program.online_bytes + sum(size for size, _ in self._sizes)) + program.offline_bytes
+
+    @property
+    def _sizes(self) -> list[tuple[int, bool]]:
+        """Of each array that serves an epoch its bytes, and whether it is opened."""
         wires = [self.program.inputs[i].wire for i in self.renewed]
-        return sum((4 if isinstance(w, Opened) else 2) * prod(w.shape) * w.group.dtype.itemsize for w in wires)
+        return [(prod(w.shape) * w.group.dtype.itemsize, isinstance(w, Opened)) for w in wires]
 
     def compile(self) -> "Compiled":
         """All programs of the parties, both on one device, and of the dealer, compiled."""

@@ -15,7 +15,6 @@ from comet_jax.protocols.lookup import Lookup
 from comet_jax.protocols.opening import Open
 from comet_jax.protocols.stash import Touched
 from comet_jax.rules.scope import Scope
-from comet_jax.rules.terms import Owned
 from comet_jax.sharing.groups import Group
 
 
@@ -27,17 +26,17 @@ def flagged(s: Scope, scores: Var, gate: str) -> Var:
     return s.b.emit(Disclose(gate), s.b.emit(Lookup(_asked_for(scores), BIT), scores))
 
 
-def most_wanted(s: Scope, scores: Var, gate: str, room: int, order: Owned, before: Var | None = None) -> Var:
+def most_wanted(s: Scope, scores: Var, gate: str, room: int, matrix: Var, before: Var | None = None) -> Var:
     """The ``room`` blocks of G that are wanted most, (1, G): disclosed, and uniformly random. Five rounds, or six.
 
     Of one token they are those with the largest scores; of several, those that most tokens have a score of at least
     zero for, which takes the sixth. Of blocks wanted alike the first are taken, so the set has that size whatever the
-    scores are. ``scores``: opened whole, (T, G), zero being half of the ring. ``order``: the owner's secret matrix,
-    [G, G], that puts blocks in an order drawn for one epoch alone. ``before``: the flags that earlier calls of the
-    epoch disclosed, (1, G): their blocks are not chosen again.
+    scores are. ``scores``: opened whole, (T, G), zero being half of the ring. ``matrix``: a static weight, [G, G], that
+    puts blocks in a secret order drawn for one epoch alone. ``before``: the flags that earlier calls of the epoch
+    disclosed, (1, G): their blocks are not chosen again.
 
     Argument: before the order is applied the set is one fixed choice of ``room`` blocks, under shares. A uniform
-    permutation takes it to a uniform set of that size, whatever it was; nobody but the owner knows the permutation, and
+    permutation takes it to a uniform set of that size, whatever it was; neither party knows the permutation, and
     it is used for this set only. Which blocks are left out is decided before the order is applied, so that shows no
     more, nor does it show how many were asked for.
     In a later call of an epoch the same order serves again. What was disclosed before says of it where the blocks that
@@ -55,7 +54,6 @@ def most_wanted(s: Scope, scores: Var, gate: str, room: int, order: Owned, befor
         bits = tokens.bit_length()
         asking = s.b.emit(Sum((0,)), s.b.emit(Lookup(_asked_for(scores), Group(bits)), scores))
         wanted, levels = s.b.emit(Open(bits), asking), tokens
-    matrix = s.encode(order, 1.0, static=True, renewed=True)
     touched = None if before is None else s.b.emit(Touched(), matrix, before)
     chosen = s.b.emit(Open(1), largest(s.b, wanted, room, levels, touched))
     rows = s.b.emit(Bilinear((((0,), (0,)), ((), ()))), chosen, s.b.emit(Resize(1), matrix))

@@ -16,7 +16,8 @@ are zero then, nearly; GELU's and SiLU's are not.
 The model's owner puts the blocks in a secret order. Where flags are disclosed as they are, it draws one for each
 session: places say nothing, but counts and repetitions do. Where nothing is to be revealed, the set is of a fixed size,
 the blocks that are wanted most, and order and weights are shared afresh for each call: each slot is opened at most once
-under an order. All tokens of a call then compute the same blocks.
+under an order. This the owner does, or the parties themselves (passes/renewal.py). All tokens of a call then compute
+the same blocks.
 
 With a longer epoch order and weights serve that many calls. A call then discloses as many blocks that none before has
 touched, and computes those of earlier calls again, the stash: their places are known, so it tells nothing.
@@ -49,7 +50,7 @@ from comet_jax.protocols.stash import Joined
 from comet_jax.rules.active_sets import flagged, most_wanted
 from comet_jax.rules.contraction import folded
 from comet_jax.rules.registry import RULES, rule
-from comet_jax.rules.scope import Scope, centre
+from comet_jax.rules.scope import Order, Scope, centre
 from comet_jax.rules.terms import Env, Joint, Owned, Scaled
 from comet_jax.sharing import chacha
 from comet_jax.sharing.groups import Group
@@ -158,6 +159,11 @@ class _Gating:
             return by_block, None
         return by_block, self._owned(down.shape[1:], lambda layer, order, w: layer.fill @ w, down)
 
+    @property
+    def _order(self) -> Order | None:
+        """The order of the layer's blocks, of weights with those on their first axis, where it is renewed."""
+        return Order(self, 0) if self.hides else None
+
     @cached_property
     def _matrix(self) -> Owned:
         """The secret order as a matrix: row i has its one where block i goes."""
@@ -182,7 +188,8 @@ class _Gating:
             if not self.hides:
                 return flagged(s, self._scores(), site)
             before = s.b.input(Disclosed((1, self.blocks[0]), Group(1))) if s.call else None
-            flags = most_wanted(s, self._scores(), site, self.room, self._matrix, before)
+            matrix = s.encode(self._matrix, 1.0, static=True, order=Order(self, 1))
+            flags = most_wanted(s, self._scores(), site, self.room, matrix, before)
             if before is not None:
                 flags = s.b.emit(Joined(site), before, flags)
             if self.layer.gate.epoch > 1:
@@ -244,8 +251,8 @@ class _Gating:
 
         def make() -> Scaled:
             rows, scale = self._rows(p.base), s.scale_of(p.out)
-            weight = s.encode(p.weight, scale / rows.scale, static=True, renewed=self.hides)
-            bias = s.encode(p.bias, scale, renewed=self.hides)
+            weight = s.encode(p.weight, scale / rows.scale, static=True, order=self._order)
+            bias = s.encode(p.bias, scale, order=self._order)
             return Scaled(s.b.emit(IntoSlots(), rows.var, weight, bias, self.slots), scale)
 
         return s.result((self.count, self.site.block), make, range=found)
@@ -277,11 +284,11 @@ class _Gating:
         h = s.small(self.hidden.raw, bound=s.range_of(self.hidden).largest)
         if means is not None:
             fill = self._owned(self.blocks, lambda layer, order: self._in_order(layer, order, layer.fill))
-            less = s.b.emit(TakeSlots(self.tokens), s.encode(fill, h.scale, renewed=self.hides), self.slots)
+            less = s.b.emit(TakeSlots(self.tokens), s.encode(fill, h.scale, order=self._order), self.slots)
             h = Scaled(s.b.emit(Combine((1, -1)), h.var, less), h.scale)
         opened = s.b.emit(OpenSlots(s.numbers.ring), h.var, self.slots)
         scale = s.scale_of(out)
-        static = s.encode(weight, scale / h.scale, static=True, renewed=self.hides)
+        static = s.encode(weight, scale / h.scale, static=True, order=self._order)
         y = s.b.emit(OutOfSlots(self.tokens), opened, static, self.slots)
         if means is not None:
             y = s.b.emit(Combine((1, 1)), y, s.broadcast(s.encode(means, scale), y.shape))

@@ -319,7 +319,8 @@ class Rolled:
 
         shape = (self.loop.length, *source.shape)
         stacked = Owned(source.owner, shape, source.dtype, compute, source.name, depth=deepest(self.loop.terms))
-        return self.outer.encode(stacked, e.scale, static=e.static, renewed=e.renewed)
+        order = e.order and replace(e.order, axis=e.order.axis + 1)
+        return self.outer.encode(stacked, e.scale, static=e.static, order=order)
 
 
 def _value(t: Term, env: Env) -> Any:

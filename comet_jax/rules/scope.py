@@ -22,19 +22,32 @@ from comet_jax.sharing.wires import Opened, Shared
 LEAST_FRACTION = 4
 
 
+@dataclass(frozen=True)
+class Order:
+    """Of an input with blocks in a secret order: ``layer`` tells the order from others; the blocks are on ``axis``."""
+
+    layer: object
+    axis: int
+
+
 @dataclass(frozen=True, eq=False)
 class Encoding:
     """An input of a program: whose value it is, how it is computed, and the integers that it becomes.
 
-    A ``static`` input is a weight, opened once under a mask; others are only shared. A ``renewed`` one belongs to a
-    weight that its owner permutes afresh for each epoch of runs: it is shared, and opened if static, once an epoch.
+    A ``static`` input is a weight, opened once under a mask; others are only shared. One in a secret ``order`` is
+    permuted afresh for each epoch of runs: it is shared, and opened if static, once an epoch.
     """
 
     source: Owned
     static: bool
     scale: float
     group: Group
-    renewed: bool = False
+    order: Order | None = None
+
+    @property
+    def renewed(self) -> bool:
+        """Whether it is shared afresh for each epoch."""
+        return self.order is not None
 
     @property
     def owner(self) -> str:
@@ -151,14 +164,14 @@ class Scope:
         """Fraction bits of public factors: a little finer than the operands that they multiply."""
         return self.numbers.operand + 2
 
-    def encode(self, owned: Owned, scale: float, *, static: bool = False, renewed: bool = False) -> Var:
+    def encode(self, owned: Owned, scale: float, *, static: bool = False, order: Order | None = None) -> Var:
         """A program input that holds ``owned`` at ``scale``; see ``Encoding``."""
         if owned.owner == PUBLIC:
             raise VaryingError("a public value that differs from step to step of a loop meets a secret")
         key = (id(owned), scale, static)
         if key not in self.encodings:
             wire = Opened(owned.shape, self.ring, static=True) if static else Shared(owned.shape, self.ring)
-            self.encodings[key] = (self.b.input(wire), Encoding(owned, static, scale, self.ring, renewed))
+            self.encodings[key] = (self.b.input(wire), Encoding(owned, static, scale, self.ring, order))
         return self.encodings[key][0]
 
     def joint(self, term: Term) -> Joint:

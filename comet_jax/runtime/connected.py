@@ -138,7 +138,7 @@ class Connected(Session):
             plan = self._agree(worker.epoch.next, weights)
             clock("load")
             shares = worker.run(self._next(stock), inputs, envs.get(self.role), clock)
-        self._report(plan, clock, worker.flags)
+        self._report(plan, clock, worker.flags, worker.shuffled)
         return plan.results(self, shares, envs)
 
     def _worker(self, plan: Plan, weights: tuple[int, ...], inputs: list[Any], envs) -> tuple[Worker, Stock]:

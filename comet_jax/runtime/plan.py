@@ -69,6 +69,11 @@ class Plan:
             assert inputs(found) == inputs(self), "calls of an epoch take other inputs"
         return self._calls[call]
 
+    @cached_property
+    def shuffle(self) -> "Plan | None":
+        """How the parties renew an epoch's order, where they do it themselves: its inputs are those at ``renewed``."""
+        return None if self.lowered.shuffle is None else Plan(self.lowered.shuffle)
+
     @property
     def program(self) -> Program:
         """The two-party program."""
@@ -82,7 +87,8 @@ class Plan:
             (e.owner, e.static, e.scale, e.name, e.renewed) if isinstance(e, Encoding) else e
             for e in self.lowered.encodings
         ]
-        text = f"{self.program.digest} {inputs} {results} {self.lowered.policy}"
+        shuffle = "" if self.shuffle is None else self.shuffle.program.digest
+        text = f"{self.program.digest} {inputs} {results} {self.lowered.policy} {shuffle}"
         return sha256(text.encode()).hexdigest()
 
     @cached_property

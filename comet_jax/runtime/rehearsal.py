@@ -43,25 +43,33 @@ class IdealSession(Session):
         with jax.enable_x64(True):
             envs = environments(plan, inputs, self.key)
             outputs: list[Any] = []
+            shuffled = False
             if plan.program.outputs:
-                epoch, plan, known, elements = self._begin(plan, inputs, envs)
+                epoch, plan, known, elements, shuffled = self._begin(plan, inputs, envs)
                 clock("share")
                 made = [np.asarray(x) for x in plan.ideal(chacha.new_key(), [*elements, *known])]
                 outputs, known = plan.parted(made)
                 epoch.end(known, plan)
                 clock("ideal")
-        self._report(plan, clock, [])
+        self._report(plan, clock, [], shuffled)
         return plan.results(self, outputs, envs)
 
-    def _begin(self, plan: Plan, inputs: list[Any], envs: dict[str, Env]) -> tuple[Epoch, Plan, list[Any], list[Any]]:
-        """The epoch of a run, its plan, the flags that it takes, and its other inputs."""
+    def _begin(
+        self, plan: Plan, inputs: list[Any], envs: dict[str, Env]
+    ) -> tuple[Epoch, Plan, list[Any], list[Any], bool]:
+        """The epoch of a run, its plan, the flags that it takes, its other inputs, and whether those were shuffled."""
         found = _Rehearsed(Epoch(plan), inputs, {})
-        if plan.epoch > 1:
+        if plan.epoch > 1 or plan.shuffle:
             found = self._rehearsed.setdefault((plan, weights_of(plan, inputs)), found)
         plan, known = found.epoch.begin()
         encode = lambda i, e: plan.encode(i, envs[e.owner])
         encodings = list(enumerate(plan.lowered.encodings))
-        if not plan.call:
+        shuffled = False
+        if not plan.call and found.renewed and plan.shuffle is not None:
+            shuffled = True
+            values = [found.renewed[i] for i in plan.renewed]
+            found.renewed = dict(zip(plan.renewed, map(np.asarray, plan.shuffle.ideal(chacha.new_key(), values))))
+        elif not plan.call:
             found.renewed = {i: encode(i, e) for i, e in encodings if i in plan.renewed}
         elements = []
         for i, e in encodings:
@@ -69,7 +77,7 @@ class IdealSession(Session):
                 elements.append(found.renewed[i] if i in found.renewed else encode(i, e))
             else:
                 elements.append(shares_of(inputs[e[0]], e[1]))
-        return found.epoch, plan, known, elements
+        return found.epoch, plan, known, elements, shuffled
 
     def seal(self, secret: Secret, policy: Policy) -> Secret:
         with jax.enable_x64(True):

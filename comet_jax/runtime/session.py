@@ -60,8 +60,9 @@ def check_owner(role: str, what: str) -> None:
 class Report:
     """What one run took. Seconds are wall time at this process; bytes and rounds are exact.
 
-    ``flags``: what gates showed to the parties, in processes that play one. ``renewal_bytes``: what the owner and the
-    parties send ahead of the run to share weights afresh, at an epoch's first, beside the dealer's ``offline_bytes``.
+    ``flags``: what gates showed to the parties, in processes that play one. ``renewal_bytes``: what is sent ahead of
+    the run to share weights afresh, at an epoch's first, beside the dealer's ``offline_bytes``: by the owner and the
+    parties, or for a shuffle by the parties and the dealer.
     ``began``: when, on a clock that processes of one machine share. ``seconds``: of one step after the other from then.
     """
 
@@ -124,10 +125,11 @@ class Session:
         """Whether this process plays ``role``."""
         return True
 
-    def _report(self, plan: Plan, clock: "Clock", flags: list[Flags]) -> None:
-        p = plan.program
+    def _report(self, plan: Plan, clock: "Clock", flags: list[Flags], shuffled: bool) -> None:
+        p, lowered = plan.program, plan.lowered
         counts = p.round_count, p.online_bytes, p.offline_bytes
-        self.reports.append(Report(*counts, clock.into, flags, plan.lowered.renewal_bytes, clock.began))
+        renewal = lowered.renewal_bytes if shuffled else lowered.sharing_bytes
+        self.reports.append(Report(*counts, clock.into, flags, renewal, clock.began))
 
     def run(self, plan: Plan, inputs: list[Any]) -> list[Any]:
         """Run ``plan`` on the graph's inputs (secrets and public arrays); the graph's outputs."""
@@ -156,7 +158,8 @@ def environments(plan: Plan, inputs: Iterable[Any], key: bytes) -> dict[str, Env
 class _Loaded:
     """A plan's weights in a local session: shares, public forms and masks, and the parties' keys.
 
-    ``shared``: shares of what is not opened and serves an epoch, by position. ``runs``: that were begun.
+    ``shared``: shares of what is not opened and serves an epoch, by position. ``runs``: that were begun, shuffles
+    among them. ``begun``: whether what serves an epoch has been shared by its owner.
     """
 
     epoch: Epoch
@@ -167,6 +170,7 @@ class _Loaded:
     kept: list[Secret]
     shared: dict[int, Any] = field(default_factory=dict)
     runs: int = 0
+    begun: bool = False
 
 
 class LocalSession(Session):
@@ -201,18 +205,56 @@ class LocalSession(Session):
         return loaded
 
     def _share(self, plan: Plan, loaded: _Loaded, envs: dict[str, Env], positions: Sequence[int]) -> None:
-        """Share the inputs at ``positions``, and open the weights among them under masks of this run's own."""
+        """Share the inputs at ``positions``, and open the weights among them."""
+        shares = {}
         for position in positions:
             e = plan.lowered.encodings[position]
             assert isinstance(e, Encoding)
-            share = self.layout.place(*self._split(plan.encode(position, envs[e.owner]), e.group))
-            if not e.static:
-                loaded.shared[position] = share
+            shares[position] = self.layout.place(*self._split(plan.encode(position, envs[e.owner]), e.group))
+        self._keep(plan, loaded, shares)
+
+    def _keep(self, plan: Plan, loaded: _Loaded, shares: dict[int, Any]) -> None:
+        """Open the weights among ``shares``, by position, and keep all of them: what was there before goes last."""
+        opened = {i: self._open(plan, plan.static.index(i), loaded, x) for i, x in shares.items() if i in plan.static}
+        for i, share in shares.items():
+            if i not in opened:
+                loaded.shared[i] = share
                 continue
-            n = plan.static.index(position)
-            r = [random_elements(k, chacha.nonce(STATIC, n, loaded.runs), e.shape, e.group) for k in loaded.keys]
-            loaded.opened[n] = self._compile(plan).load(share, self.layout.place(*r))
-            loaded.weights[n], loaded.masks[n] = share, e.group.add(*r)
+            n = plan.static.index(i)
+            loaded.weights[n], (loaded.opened[n], loaded.masks[n]) = share, opened[i]
+
+    def _open(self, plan: Plan, n: int, loaded: _Loaded, share: Any) -> tuple[Any, np.ndarray]:
+        """The public form of weight number ``n`` of ``plan`` under a mask of this run's own, and the mask."""
+        wire = plan.program.inputs[plan.static[n]].wire
+        r = [random_elements(k, chacha.nonce(STATIC, n, loaded.runs), wire.shape, wire.group) for k in loaded.keys]
+        return self._compile(plan).load(share, self.layout.place(*r)), wire.group.add(*r)
+
+    def _renew(self, plan: Plan, loaded: _Loaded, envs: dict[str, Env]) -> bool:
+        """Share what serves an epoch: first by its owner. Returns whether the parties did it, by a shuffle."""
+        if plan.shuffle is not None and loaded.begun:
+            self._keep(plan, loaded, self._shuffled(plan, plan.shuffle, loaded))
+            return True
+        self._share(plan, loaded, envs, plan.renewed)
+        loaded.begun = True
+        return False
+
+    def _shuffled(self, plan: Plan, shuffle: Plan, loaded: _Loaded) -> dict[int, Any]:
+        """New shares of what serves an epoch, in an order that nobody knows, by position. A run of its own."""
+        shares, opened, masks = [], [], []
+        for k, i in enumerate(plan.renewed):
+            if i in plan.static:
+                n = plan.static.index(i)
+                share, public, mask = loaded.weights[n], loaded.opened[n], loaded.masks[n]
+            else:
+                share = loaded.shared[i]
+                public, mask = self._open(shuffle, k, loaded, share)
+            shares.append(share)
+            opened.append(public)
+            masks.append(mask)
+        material = self._material(shuffle, loaded, opened, masks, Clock({}))
+        outputs, _ = self._compile(shuffle).online(material, shares, [])
+        loaded.runs += 1
+        return dict(zip(plan.renewed, outputs))
 
     def run(self, plan: Plan, inputs: list[Any]) -> list[Any]:
         program = plan.program
@@ -227,13 +269,12 @@ class LocalSession(Session):
             loaded.runs += 1  # so that nothing is ever drawn again for a run that fails
             plan, known = loaded.epoch.begin()
             program, compiled = plan.program, self._compile(plan)
-            if not plan.call:
-                self._share(plan, loaded, envs, plan.renewed)
+            shuffled = not plan.call and self._renew(plan, loaded, envs)
             mark("load")
             # Before anything is dealt: an input that cannot be encoded wastes no material.
             fresh = {i: self._fresh(plan, i, envs, inputs) for i in plan.fresh}
             mark("share")
-            material = self._material(plan, loaded, mark)
+            material = self._material(plan, loaded, loaded.opened, loaded.masks, mark)
             given = {**loaded.shared, **fresh}
             taken = [*(given[i] for i in plan.shared), *known]
             outputs, transcript = compiled.online(material, loaded.weights, taken)
@@ -242,22 +283,25 @@ class LocalSession(Session):
             mark("online")
             flags = disclosed(program, self.layout.local(transcript, 0)) if plan.lowered.proof.disclosed else []
         self.transcript = transcript
-        self._report(plan, mark, flags)
+        self._report(plan, mark, flags, shuffled)
         return plan.results(self, outputs, envs)
 
-    def _material(self, plan: Plan, loaded: _Loaded, mark: "Clock") -> Any:
-        """Deal a run, and what the parties do ahead of it. What is used up is dropped: it is the bulk of memory."""
+    def _material(self, plan: Plan, loaded: _Loaded, opened: list[Any], of_weights: list[Any], mark: "Clock") -> Any:
+        """Deal a run on weights with these public forms and masks, and what the parties do ahead of it.
+
+        What is used up is dropped: it is the bulk of memory.
+        """
         n, supply = loaded.runs, plan.program.supply
         masks = [chacha.draw(k, chacha.nonce(MASKS, n), supply.mask_words) for k in loaded.keys]
         first = chacha.draw(loaded.keys[0], chacha.nonce(DEALT, n), supply.dealt_words)
         compiled = self._compile(plan)
-        second = compiled.deal(masks, first, loaded.masks)
+        second = compiled.deal(masks, first, of_weights)
         mark("deal")
         packed = self.layout.place(*masks), self.layout.place(first, second)
         del masks, first, second
         blocks = compiled.unpack(*packed)
         del packed
-        material = compiled.offline(blocks, loaded.opened)
+        material = compiled.offline(blocks, opened)
         mark("offline")
         return material
 

@@ -54,13 +54,24 @@ class Worker(ABC):
     def __init__(self, plan: Plan, links: Mapping[str, Link]) -> None:
         self.plan, self.links, self.epoch = plan, links, Epoch(plan)
         self.flags: list[Flags] = []  # what gates showed in the last run, at a party
+        self.shuffled = False  # whether the parties renewed an epoch's order themselves ahead of the last run
+        self._begun = False  # whether what serves an epoch has been shared by its owner
 
     def run(self, number: int, inputs: list[Any], env: Env | None, clock: Clock) -> list[Any] | None:
         """Run ``number``, the next of the epoch: the graph's inputs as this role holds them, and an owner's values."""
         plan, known = self.epoch.begin()
-        results, known = plan.parted(self._run(Turn(plan, number, inputs, known, env, clock)) or [])
+        turn = Turn(plan, number, inputs, known, env, clock)
+        self.shuffled = not plan.call and self._begun and plan.shuffle is not None
+        if not plan.call:
+            self._renew(turn, plan.shuffle if self.shuffled else None)
+            self._begun = True
+        results, known = plan.parted(self._run(turn) or [])
         self.epoch.end(known, plan)
         return results or None
+
+    @abstractmethod
+    def _renew(self, turn: "Turn", shuffle: Plan | None) -> None:
+        """Ahead of an epoch's first run: what serves it is shared afresh, by its owner or by ``shuffle``."""
 
     @abstractmethod
     def _run(self, turn: "Turn") -> list[Any] | None:
@@ -98,28 +109,47 @@ class Dealing(Worker):
         self._seeds = [Seed(key) for key in keys]
         self._masks: list[Any] = [None] * len(self.plan.static)
         self._draw(self.lasting)
+
+    def _draw(self, positions: Iterable[int]) -> None:
+        """The masks of the weights at ``positions``. A step of the seeds."""
+        try:
+            for i in positions:
+                n = self.plan.static.index(i)
+                self._masks[n] = self._mask(self.plan, n)
+        finally:
+            self._step()
+
+    def _mask(self, plan: Plan, n: int) -> np.ndarray:
+        """The mask of weight number ``n`` of ``plan``."""
+        wire = plan.program.inputs[plan.static[n]].wire
+        return wire.group.add(*(seed.static(n, wire.shape, wire.group) for seed in self._seeds))
+
+    def _step(self) -> None:
         for seed in self._seeds:
             seed.step()
 
-    def _draw(self, positions: Iterable[int]) -> None:
-        """The masks of the weights at ``positions``."""
-        for i in positions:
-            n, e = self.plan.static.index(i), self.encoding(i)
-            self._masks[n] = e.group.add(*(s.static(n, e.shape, e.group) for s in self._seeds))
+    def _renew(self, turn, shuffle):
+        plan = turn.plan
+        if shuffle is not None:
+            mask = lambda k, i: self._masks[plan.static.index(i)] if i in plan.static else self._mask(shuffle, k)
+            self._deal(shuffle, "shuffle", turn, lambda: [mask(k, i) for k, i in enumerate(plan.renewed)])
+        self._draw(i for i in plan.renewed if i in plan.static)
 
     def _run(self, turn):
-        plan, supply = turn.plan, turn.plan.program.supply
+        self._deal(turn.plan, "corrections", turn, lambda: self._masks)
+
+    def _deal(self, plan: Plan, what: str, turn: Turn, of_weights: Callable[[], list[Any]]) -> None:
+        """Deal a run of ``plan``; ``of_weights`` finds, or draws, the masks of its weights. A step of the seeds."""
+        supply = plan.program.supply
         try:
-            if not plan.call:
-                self._draw(i for i in plan.renewed if i in plan.static)
+            known = of_weights()
             masks = [seed.masks(supply.mask_words) for seed in self._seeds]
             first = self._seeds[0].dealt(supply.dealt_words)
         finally:
-            for seed in self._seeds:
-                seed.step()
-        second = np.asarray(self._compiled(plan).deal(masks, first, self._masks))
+            self._step()
+        second = np.asarray(self._compiled(plan).deal(masks, first, known))
         turn.clock("deal")
-        self.links[PARTIES[1]].send("corrections", {"run": turn.number}, {"words": second}, timeout=WAIT)
+        self.links[PARTIES[1]].send(what, {"run": turn.number}, {"words": second}, timeout=WAIT)
         turn.clock("send")
 
 
@@ -136,9 +166,11 @@ class Owning(Worker):
         if weights:
             send_shares(links, "weights", 0, self._encoded(weights, env), WAIT)
 
-    def _run(self, turn):
-        if self._renewed and not turn.plan.call:
+    def _renew(self, turn, shuffle):
+        if self._renewed and shuffle is None:
             send_shares(self.links, "renewed", turn.number, self._encoded(self._renewed, turn.env), WAIT)
+
+    def _run(self, turn):
         if self._fresh:
             elements = self._encoded(self._fresh, turn.env) if self._fixed is None else self._fixed
             send_shares(self.links, "inputs", turn.number, elements, WAIT)
@@ -167,35 +199,60 @@ class Computing(Worker):
         self._weights: list[Any] = [None] * len(plan.static)
         self._opened: list[Any] = [None] * len(plan.static)
         self._shared: dict[int, Any] = {}  # what is not opened, and serves an epoch
-        self._load(self.lasting, "weights", 0)
-        self._seed.step()
+        self._load(lambda: self._received(self.lasting, "weights", 0))
 
-    def _load(self, positions: Sequence[int], what: str, number: int) -> None:
-        """Take this party's shares of the inputs at ``positions``, and open the weights among them with the other."""
-        received = self._gather(positions, what, number)
-        for i in positions:
-            e, share = self.encoding(i), self._layout.place(received.pop(i))
-            if not e.static:
+    def _received(self, positions: Sequence[int], what: str, number: int) -> dict[int, Any]:
+        """This party's shares of the inputs at ``positions``, from their owners."""
+        return {i: self._layout.place(x) for i, x in self._gather(positions, what, number).items()}
+
+    def _load(self, find: Callable[[], dict[int, Any]]) -> None:
+        """Find shares by position, open the weights among them, and keep all in the end. A step of the seed."""
+        static = self.plan.static
+        try:
+            shares = find()
+            opened = {i: self._open(self.plan, static.index(i), x) for i, x in sorted(shares.items()) if i in static}
+        finally:
+            self._seed.step()  # also where a run fails: nothing is ever drawn again
+        for i, share in shares.items():
+            if i in opened:
+                self._weights[static.index(i)], self._opened[static.index(i)] = share, opened[i]
+            else:
                 self._shared[i] = share
-                continue
-            n = self.plan.static.index(i)
-            mask = self._layout.place(self._seed.static(n, e.shape, e.group))
-            self._weights[n] = share
-            self._opened[n] = self._compiled(self.plan).load(share, mask)
-            self._saw(self._layout.local(self._opened[n], self._party))
+
+    def _open(self, plan: Plan, n: int, share: Any) -> Any:
+        """The public form of weight number ``n`` of ``plan``, opened with the other party."""
+        wire = plan.program.inputs[plan.static[n]].wire
+        opened = self._compiled(plan).load(share, self._layout.place(self._seed.static(n, wire.shape, wire.group)))
+        self._saw(self._layout.local(opened, self._party))
+        return opened
+
+    def _renew(self, turn, shuffle):
+        plan = turn.plan
+        if shuffle is None:
+            self._load(lambda: self._received(plan.renewed, "renewed", turn.number))
+        else:
+            shares = self._shuffle(turn, shuffle)
+            self._load(lambda: shares)
+
+    def _shuffle(self, turn: Turn, shuffle: Plan) -> dict[int, Any]:
+        """New shares of what serves an epoch, in an order that nobody knows, by position."""
+        plan, compiled = turn.plan, self._compiled(shuffle)
+        places = {i: plan.static.index(i) for i in plan.renewed if i in plan.static}
+        shares = [self._weights[places[i]] if i in places else self._shared[i] for i in plan.renewed]
+
+        def opened() -> list[Any]:
+            pairs = enumerate(zip(plan.renewed, shares))
+            return [self._opened[places[i]] if i in places else self._open(shuffle, k, x) for k, (i, x) in pairs]
+
+        material = self._material(shuffle, "shuffle", turn, opened)
+        outputs, transcript = compiled.online(material, shares, [])
+        for message in transcript:
+            self._saw(self._layout.local(message, self._party))
+        return dict(zip(plan.renewed, outputs))
 
     def _run(self, turn):
         plan, number, clock = turn.plan, turn.number, turn.clock
-        try:
-            if not plan.call:
-                self._load(plan.renewed, "renewed", number)
-            masks, dealt = self._words(plan, number)
-        finally:
-            self._seed.step()  # also where a run fails: nothing is ever drawn again
-        clock("receive")
-        blocks = self._compiled(plan).unpack(self._layout.place(masks), self._layout.place(dealt))
-        material = self._compiled(plan).offline(blocks, self._opened)
-        clock("offline")
+        material = self._material(plan, "corrections", turn, lambda: self._opened)
         received = self._gather(plan.fresh, "inputs", number)
         fresh = {}
         for i in plan.fresh:
@@ -213,17 +270,31 @@ class Computing(Worker):
         self.flags = disclosed(plan.program, messages) if plan.lowered.proof.disclosed else []
         return outputs
 
-    def _words(self, plan: Plan, number: int) -> tuple[Any, Any]:
-        """The words of a run's masks and dealt arrays, from the seed and at party 1 from the dealer's corrections."""
+    def _material(self, plan: Plan, what: str, turn: Turn, public: Callable[[], list[Any]]) -> Any:
+        """What a party does ahead of a run of ``plan``; ``public`` finds, or opens, its weights. A step of the seed."""
+        try:
+            opened = public()
+            masks, dealt = self._words(plan, what, turn.number)
+        finally:
+            self._seed.step()
+        turn.clock("receive")
+        compiled = self._compiled(plan)
+        blocks = compiled.unpack(self._layout.place(masks), self._layout.place(dealt))
+        material = compiled.offline(blocks, opened)
+        turn.clock("offline")
+        return material
+
+    def _words(self, plan: Plan, what: str, number: int) -> tuple[Any, Any]:
+        """The words of a run's masks and dealt arrays, from the seed and at party 1 from the dealer: what it sends."""
         supply = plan.program.supply
         masks = self._seed.masks(supply.mask_words)
         if self._party == 0:
             dealt = self._seed.dealt(supply.dealt_words)
         else:
-            message = self.links["dealer"].receive("corrections", timeout=WAIT)
+            message = self.links["dealer"].receive(what, timeout=WAIT)
             if message.fields.get("run") != number:
                 raise CometError(
-                    f"the dealer sent corrections for run {message.fields.get('run')} where run {number} was due: they "
+                    f"the dealer sent {what} for run {message.fields.get('run')} where run {number} was due: they "
                     "are not used, and this session ends"
                 )
             dealt = array("dealer", message, "words", (supply.dealt_words,), np.uint32)

@@ -94,13 +94,13 @@ def gated(session) -> dict:
     return {**results, "shown": [[f.flags.tolist() for f in r.flags] for r in session.reports]}
 
 
-def epochs(session) -> dict:
+def epochs(session, renewal="owner") -> dict:
     """A scan of layers behind gates that reveal nothing, in epochs of two calls that together compute every block."""
     layers = weights()["layers"]
     predictor = exact("layers/in", layers["in"], capacity=0.5)
     if not session.holds("model"):
         predictor = cj.Predictor(predictor.sites)
-    gate = cj.Gate(predictor=predictor, reveals="nothing", epoch=2)
+    gate = cj.Gate(predictor=predictor, reveals="nothing", epoch=2, renewal=renewal)
     private, held = cj.private(network, policy=cj.Policy(gates=(gate,))), shared(session, "model", weights())
     runs = [private(held, shared(session, "client", prompt(i))) for i in range(4)]
     traffic = {peer: link.traffic()["sent"].get("renewed", 0) for peer, link in session.links.items()}
@@ -109,6 +109,23 @@ def epochs(session) -> dict:
         "shown": [[f.flags.tolist() for f in r.flags] for r in session.reports],
         "renewal": [r.renewal_bytes for r in session.reports],
         "traffic": traffic,
+    }
+
+
+def shuffled(session) -> dict:
+    """The same, where the parties renew the order themselves."""
+    before = sockets.sent(session)
+    found = epochs(session, "shuffle")
+    plan = next(iter(session.plans.values()))[0]
+    size = lambda i: int(np.prod(plan.program.inputs[i].shape)) * 4
+    opened = [*plan.static, *plan.renewed]  # when they are loaded first; for the shuffle, or after it
+    online = sum(r.online_bytes for r in session.reports) + plan.shuffle.program.online_bytes
+    return found | {
+        "sent": sockets.sent(session) - before,
+        "planned": online + sum(map(size, opened)),
+        "messages": sum(r.rounds for r in session.reports) + plan.shuffle.program.round_count + len(opened),
+        "offline": plan.shuffle.program.offline_bytes,
+        "dealt": {peer: link.traffic()["sent"].get("shuffle", 0) for peer, link in session.links.items()},
     }
 
 

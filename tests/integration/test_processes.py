@@ -74,6 +74,29 @@ def test_epochs_in_five_processes(fleet):
     assert all(five.result(role)["traffic"].get("party1", 0) == 0 for role in ("client", "dealer"))
 
 
+def test_shuffles_in_five_processes(fleet):
+    """The owner sends weights once; a later epoch's order is the parties' own, with as many bytes as explain says."""
+    five = fleet("shuffled")
+    assert five.wait() == dict.fromkeys(five.roles, 0), [five.errors(role) for role in five.roles]
+    found = five.result("client")["runs"]
+    for run in (1, 3):
+        expected = scenarios.network(scenarios.weights(), scenarios.prompt(run))
+        np.testing.assert_allclose(found[run], expected, atol=5e-3, rtol=0)
+    shown = np.array(five.result("party0")["shown"])
+    assert shown.tolist() == five.result("party1")["shown"]
+    assert (shown[:2].sum(0) == 1).all()
+    assert (shown[2:].sum(0) == 1).all()
+    model, dealer = five.result("model"), five.result("dealer")
+    first = model["renewal"][0]
+    assert first / 2 - 1000 < 2 * model["traffic"]["party1"] < first / 2 + 2000  # once
+    assert 0 <= dealer["dealt"]["party1"] - dealer["offline"] <= 150  # a small header
+    assert dealer["dealt"]["party0"] == 0
+    for role in ("party0", "party1"):
+        found = five.result(role)
+        # Gloo puts a header of its own before each message.
+        assert 0 < found["sent"] - found["planned"] <= 200 * found["messages"]
+
+
 def test_what_compilers_do_to_floating_point_does_not_matter(fleet):
     """Parties that compile for speed and for exactness, with and without threads, get the same bits."""
     keys = {role: {"FIXED_KEYS": role} for role in ("dealer", "party0", "party1", "client", "model")}
