@@ -17,7 +17,7 @@ import numpy as np
 from comet_jax.errors import CometError
 from comet_jax.models import byte_lm
 from comet_jax.models.ranges import bundled
-from comet_jax.policy import Gate, Policy, Reveals
+from comet_jax.policy import Gate, Policy, Renewal, Reveals
 from comet_jax.predictors import Layer, Predictor, Site
 from comet_jax.predictors.artifact import fingerprint
 
@@ -187,7 +187,14 @@ GATED = {"ffn": "x", "ffn1b": "x", "layer": "norm", "opt125m": "norm"}
 """Cases that can be gated: what the feed-forward layer takes, standard normal numbers or a layer norm's result."""
 
 
-def gated(case: Case, capacity: float, block: int = 1, reveals: Reveals = "flags", epoch: int = 1) -> Case:
+def gated(
+    case: Case,
+    capacity: float,
+    block: int = 1,
+    reveals: Reveals = "flags",
+    epoch: int = 1,
+    renewal: Renewal = "owner",
+) -> Case:
     """``case`` with sparse feed-forward layers, and gates of ``capacity`` on them.
 
     Random weights are not sparse, so the first weight and its bias are drawn anew: of low rank, d/8, with a tenth more
@@ -197,7 +204,7 @@ def gated(case: Case, capacity: float, block: int = 1, reveals: Reveals = "flags
     without gates.
     """
     if case.name == "byte_lm":
-        return _with_gate(case, case.weights, byte_lm.predictor(block), reveals, capacity, epoch)
+        return _with_gate(case, case.weights, byte_lm.predictor(block), reveals, capacity, epoch, renewal)
     if case.name not in GATED:
         raise CometError(f"{case.name} has no layers to gate: {', '.join(GATED)} and byte_lm have")
     r = _generator(f"{case.name} gated")
@@ -229,7 +236,7 @@ def gated(case: Case, capacity: float, block: int = 1, reveals: Reveals = "flags
     site = Site("w1", "relu", d, h, count, block, rank, capacity, (d, d) if normed else ())
     order = np.arange(h, dtype=np.int32)
     made = tuple(Layer(fingerprint(up), order, a, b, bias) for up, (a, b, bias, _) in zip(ups, layers))
-    return _with_gate(case, w, Predictor((site,), {"w1": made}), reveals, capacity, epoch)
+    return _with_gate(case, w, Predictor((site,), {"w1": made}), reveals, capacity, epoch, renewal)
 
 
 _BEFORE = ("g1", "b1", "wo", "bo", "g2", "b2")
@@ -245,8 +252,10 @@ def _ahead(w: dict[str, np.ndarray], a: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.concatenate([gained / w["g1"][:, None], w["wo"] @ gained]), constant
 
 
-def _with_gate(case: Case, weights: Any, predictor: Predictor, reveals: Reveals, capacity: float, epoch: int) -> Case:
-    gate = Gate(predictor=predictor, reveals=reveals, capacity=capacity, epoch=epoch)
+def _with_gate(
+    case: Case, weights: Any, predictor: Predictor, reveals: Reveals, capacity: float, epoch: int, renewal: Renewal
+) -> Case:
+    gate = Gate(predictor=predictor, reveals=reveals, capacity=capacity, epoch=epoch, renewal=renewal)
     return replace(case, weights=weights, policy=lambda ring: replace(case.policy(ring), gates=(gate,)))
 
 

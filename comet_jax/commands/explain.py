@@ -13,7 +13,7 @@ from comet_jax.commands.bench import CaseName
 from comet_jax.commands.jobs import Job, shapes
 from comet_jax.passes.explain import Explanation, as_text, size
 from comet_jax.passes.variants import DEALT, Priced, priced
-from comet_jax.policy import Reveals
+from comet_jax.policy import Renewal, Reveals
 
 
 def explain(
@@ -26,6 +26,7 @@ def explain(
     block: int = 1,
     reveals: Reveals = "flags",
     epoch: int = 1,
+    renewal: Renewal = "owner",
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Print what a case would cost and reveal, by operation, without running it.
@@ -39,9 +40,11 @@ def explain(
         block: neurons in a block of a gate.
         reveals: what a gate shows to both parties.
         epoch: calls that one secret order serves, of a gate that reveals nothing.
+        renewal: who makes the order of a later epoch: the weights' owner, or the parties by a shuffle.
         as_json: print one JSON object.
     """
-    job = Job(job=case, tokens=tokens, ring=ring, gate=gate, block=block, reveals=reveals, epoch=epoch)
+    gates = {"gate": gate, "block": block, "reveals": reveals, "epoch": epoch, "renewal": renewal}
+    job = Job(job=case, tokens=tokens, ring=ring, **gates)
     found = explained(job)
     variants = [] if link is None else list(_variants(job, cj.LINKS[link]))
     if as_json:

@@ -17,7 +17,7 @@ import comet_jax as cj
 from comet_jax import cases
 from comet_jax.errors import CometError
 from comet_jax.models import byte_lm
-from comet_jax.policy import Reveals
+from comet_jax.policy import Renewal, Reveals
 
 TEXT = "text"
 
@@ -42,11 +42,15 @@ class Job:
     """What a gate reveals to both parties."""
     epoch: int = 1
     """Calls that one secret order serves, of a gate that reveals nothing."""
+    renewal: Renewal = "owner"
+    """Who makes the order of a later epoch: the weights' owner, or the parties by a shuffle."""
 
     def case(self) -> cases.Case:
         """The case to run."""
         case = cases.make(self.job, self.tokens)
-        return case if self.gate is None else cases.gated(case, self.gate, self.block, self.reveals, self.epoch)
+        if self.gate is None:
+            return case
+        return cases.gated(case, self.gate, self.block, self.reveals, self.epoch, self.renewal)
 
     def options(self) -> list[str]:
         """These settings as a command line."""
@@ -54,7 +58,7 @@ class Job:
         gate: list[str] = []
         if self.gate is not None:
             gate = ["--gate", str(self.gate), "--block", str(self.block), "--reveals", self.reveals]
-            gate += ["--epoch", str(self.epoch)]
+            gate += ["--epoch", str(self.epoch), "--renewal", self.renewal]
         return ["--job", self.job, *tokens, "--runs", str(self.runs), "--ring", str(self.ring), *gate]
 
 
@@ -99,7 +103,8 @@ def write_text(
     policy = byte_lm.policy(job.ring)
     if job.gate is not None:
         predictor = byte_lm.predictor(job.block, owner=session.holds("model"))
-        gate = cj.Gate(predictor=predictor, reveals=job.reveals, capacity=job.gate, epoch=job.epoch)
+        options = {"reveals": job.reveals, "epoch": job.epoch, "renewal": job.renewal}
+        gate = cj.Gate(predictor=predictor, capacity=job.gate, **options)
         policy = replace(policy, gates=(gate,))
     model = cj.private(byte_lm.ByteLM(byte_lm.ByteLMConfig()), policy=policy)
     weights = cj.share(_language_model(session), owner="model")

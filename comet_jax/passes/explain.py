@@ -104,13 +104,32 @@ class Average:
 
 
 @dataclass(frozen=True)
+class Renewal:
+    """What a shuffle by the parties takes ahead of an epoch, in place of their owner's sharing of weights.
+
+    ``online_bytes``: sent by one party (both send the same), openings before and after it included. ``offline_bytes``:
+    sent by the dealer. ``sharing_bytes``: what the owner's sharing takes, ahead of the first epoch.
+    """
+
+    online_bytes: int
+    offline_bytes: int
+    sharing_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"of these {size(self.online_bytes)} are sent by each party and {size(self.offline_bytes)} by the dealer, "
+            f"none by the owner, whose first sharing takes {size(self.sharing_bytes)}"
+        )
+
+
+@dataclass(frozen=True)
 class Explanation:
     """The costs of a private call. Print it, or take its fields; ``json()`` for programs, ``plot()`` for people.
 
     ``online_bytes``: sent by one party (both send the same). ``offline_bytes``: sent by the dealer. Rows count bits
     without padding, so they add up to slightly less. ``saved``: what passes of the compiler made of these figures.
     ``gates``: what each gate shows to whom. ``renewal_bytes``: to share weights afresh ahead of an epoch's first call,
-    which this is; ``average``: over all calls of the epoch, where it has several.
+    which this is; ``average``: over all calls of the epoch, where it has several. ``renewal``: where the parties do it.
     ``variant``: which protocols are in use, of those that do the same. ``layers``: the attention and feed-forward
     layers that were found, by the paths that gates name them by.
     """
@@ -126,6 +145,7 @@ class Explanation:
     layers: tuple[str, ...] = ()
     renewal_bytes: int = 0
     average: Average | None = None
+    renewal: Renewal | None = None
 
     def seconds(self, link: Link) -> float:
         """Communication online over ``link``; local work comes on top."""
@@ -163,7 +183,7 @@ class Explanation:
         times = ", ".join(f"{self.seconds(link):.3g} s ({name})" for name, link in LINKS.items())
         saved = [str(s) for s in self.saved]
         renewal = [f"{size(self.renewal_bytes)} to share weights afresh, ahead of time"] if self.renewal_bytes else []
-        renewal += [str(self.average)] if self.average else []
+        renewal += [str(found) for found in (self.renewal, self.average) if found]
         notes = [f"communication: {times}", *renewal, f"variant: {self.variant}", *saved]
         notes += [*self.reveals, *map(str, self.gates)]
         return "\n".join([as_text(self.table()), "", *self.layers, total, *notes])
@@ -236,7 +256,14 @@ def explain(lowered: Lowered, uncalibrated: Lowered | None = None, later: Sequen
     layers = tuple(map(str, lowered.layers))
     average = _average([lowered, *later]) if later else None
     notes = tuple(reveals), tuple(saved), gates, variant, layers
-    return Explanation(*counts, rows, *notes, lowered.renewal_bytes, average)
+    return Explanation(*counts, rows, *notes, lowered.renewal_bytes, average, _renewal(lowered))
+
+
+def _renewal(lowered: Lowered) -> Renewal | None:
+    if lowered.shuffle is None:
+        return None
+    dealt = lowered.shuffle.program.offline_bytes
+    return Renewal((lowered.renewal_bytes - dealt) // 2, dealt, lowered.sharing_bytes)
 
 
 def _average(calls: Sequence[Lowered]) -> Average:
@@ -256,7 +283,8 @@ def _gates(lowered: Lowered) -> Iterable[GateView]:
     for site, bits in lowered.proof.disclosed:
         gate = next(g for g in lowered.policy.gates if any(s.site == site for s in g.predictor.sites))
         blocks = gate.predictor.site(site).gates
-        result = ""
+        result, shuffled = "", gate.renewal == "shuffle"
+        made = "shuffled by both parties, so that neither knows how," if shuffled else "shared afresh"
         if gate.reveals == "flags":
             parties = (
                 f"which of {blocks} blocks each token uses, in an order that only the owner knows. A token's set is "
@@ -266,14 +294,13 @@ def _gates(lowered: Lowered) -> Iterable[GateView]:
         else:
             parties = (
                 "a uniformly random set of blocks, of a size known beforehand. It is linkable to nothing: "
-                "order and weights are shared afresh for each call"
+                f"order and weights are {made} for each call"
             )
         if gate.epoch > 1:
             parties = (
                 f"in each of {gate.epoch} calls, an epoch, a uniformly random set of the blocks that none before has "
                 "touched, of a size known beforehand; those of earlier calls are computed again. It is linkable to "
-                "nothing but the epoch's other sets, and they say nothing: order and weights are shared afresh for "
-                "each epoch"
+                f"nothing but the epoch's other sets, and they say nothing: order and weights are {made} for each epoch"
             )
             result = "; a result that it is shown depends on what earlier calls of the epoch asked for"
         yield GateView(
@@ -283,7 +310,7 @@ def _gates(lowered: Lowered) -> Iterable[GateView]:
             {
                 "party 0, party 1": parties,
                 "dealer": f"{nothing}; together with a tap on the parties' link, all of it",
-                "model owner": f"{nothing}; it draws the order{result}",
+                "model owner": f"{nothing}; it draws the {'first order' if shuffled else 'order'}{result}",
                 "client": f"{nothing}{result}",
                 "network": f"{nothing}, if the parties' link is a tunnel; without one, what the parties see",
             },
