@@ -5,7 +5,8 @@ only where the role has them. What crosses:
 
 - party to party: the openings, by collectives of ``jax.distributed`` (neither encrypted nor authenticated by JAX 0.10:
   run them through a tunnel between organisations), and over a TLS link the handshake and the transcripts' digests;
-- dealer to parties, once a plan: a key each. Dealer to party 1, each run, ahead of time: corrections;
+- dealer to parties, once a plan: a key each. Dealer to party 1, each run, ahead of time: corrections; and a shuffle's,
+  ahead of each epoch whose order the parties renew;
 - owners to parties: shares. Parties to the role that a result is revealed to: shares.
 
 Before a plan's first run all roles compare program, policy, versions and session with both parties; before anything is

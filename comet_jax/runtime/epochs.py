@@ -9,8 +9,9 @@ opened at the first call serves the others. Plan n of the family is lowered when
 
 What makes this safe is that one order serves one chain of runs. So who takes from an epoch ends it: a run that fails
 leaves none behind, and the next one, a retry too, begins an epoch with an order, a sharing and masks of its own. Every
-role counts for itself. One that has lost count sends, or waits for, weights that the others do not, and their messages
-are refused by kind and number before anything is computed.
+role counts for itself. One that has lost count sends, or waits for, weights or a shuffle's words that the others do
+not, and their messages are refused by kind and number before anything is computed. A shuffle starts from what was last
+loaded as a whole: all arrays are replaced in the end, or none.
 """
 
 from dataclasses import dataclass, field

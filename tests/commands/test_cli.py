@@ -39,6 +39,23 @@ def test_whole_models_stay_within_their_budget(case, tokens, online, offline, ro
     assert found["rounds"] <= rounds
 
 
+def test_explain_counts_what_a_shuffle_sends(capsys):
+    gate = ("--tokens", "1", "--gate", "0.125", "--block", "64", "--reveals", "nothing", "--epoch", "2")
+    owner, shuffle = (run_json(capsys, "explain", "ffn", *gate, "--renewal", who) for who in ("owner", "shuffle"))
+    assert owner["renewal"] is None
+    found = shuffle["renewal"]
+    assert found["sharing_bytes"] == owner["renewal_bytes"]
+    assert shuffle["renewal_bytes"] == 2 * found["online_bytes"] + found["offline_bytes"]
+    assert shuffle["average"]["renewal_bytes"] == shuffle["renewal_bytes"] / 2
+
+
+def test_bench_of_a_shuffle_needs_two_epochs(capsys):
+    gate = ("--gate", "0.5", "--reveals", "nothing", "--epoch", "2", "--renewal", "shuffle")
+    with pytest.raises(SystemExit):
+        main(["bench", "ffn", *gate, "--runs", "3"])
+    assert "needs 4 to measure" in "".join(capsys.readouterr())
+
+
 def test_explain_shows_the_variants_on_a_link(capsys):
     found = run_json(capsys, "explain", "relu", "--link", "far")
     costs = {v["variant"]: v["cost"] for v in found["variants"]}
