@@ -7,6 +7,7 @@ layers had made it: what depends on the client's numbers alone, the client would
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 from comet_jax.errors import CometError
 from comet_jax.models import byte_lm
 from comet_jax.models.ranges import bundled
-from comet_jax.policy import Gate, Policy, Renewal, Reveals
+from comet_jax.policy import Gate, Overflow, Policy, Reveals
 from comet_jax.predictors import Layer, Predictor, Site
 from comet_jax.predictors.artifact import fingerprint
 
@@ -193,7 +194,7 @@ def gated(
     block: int = 1,
     reveals: Reveals = "flags",
     epoch: int = 1,
-    renewal: Renewal = "owner",
+    overflow: Overflow = "turns",
 ) -> Case:
     """``case`` with sparse feed-forward layers, and gates of ``capacity`` on them.
 
@@ -203,8 +204,9 @@ def gated(
     language model keeps its weights, and has the predictor that was trained for them. Raises ``CometError`` for a case
     without gates.
     """
+    gate = partial(Gate, reveals=reveals, capacity=capacity, epoch=epoch, overflow=overflow)
     if case.name == "byte_lm":
-        return _with_gate(case, case.weights, byte_lm.predictor(block), reveals, capacity, epoch, renewal)
+        return _with_gate(case, case.weights, gate(predictor=byte_lm.predictor(block)))
     if case.name not in GATED:
         raise CometError(f"{case.name} has no layers to gate: {', '.join(GATED)} and byte_lm have")
     r = _generator(f"{case.name} gated")
@@ -236,7 +238,7 @@ def gated(
     site = Site("w1", "relu", d, h, count, block, rank, capacity, (d, d) if normed else ())
     order = np.arange(h, dtype=np.int32)
     made = tuple(Layer(fingerprint(up), order, a, b, bias) for up, (a, b, bias, _) in zip(ups, layers))
-    return _with_gate(case, w, Predictor((site,), {"w1": made}), reveals, capacity, epoch, renewal)
+    return _with_gate(case, w, gate(predictor=Predictor((site,), {"w1": made})))
 
 
 _BEFORE = ("g1", "b1", "wo", "bo", "g2", "b2")
@@ -252,10 +254,7 @@ def _ahead(w: dict[str, np.ndarray], a: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.concatenate([gained / w["g1"][:, None], w["wo"] @ gained]), constant
 
 
-def _with_gate(
-    case: Case, weights: Any, predictor: Predictor, reveals: Reveals, capacity: float, epoch: int, renewal: Renewal
-) -> Case:
-    gate = Gate(predictor=predictor, reveals=reveals, capacity=capacity, epoch=epoch, renewal=renewal)
+def _with_gate(case: Case, weights: Any, gate: Gate) -> Case:
     return replace(case, weights=weights, policy=lambda ring: replace(case.policy(ring), gates=(gate,)))
 
 

@@ -108,6 +108,8 @@ Reveals = Literal["flags", "nothing"]
 REVEALS: tuple[Reveals, ...] = ("flags", "nothing")
 Renewal = Literal["owner", "shuffle"]
 RENEWALS: tuple[Renewal, ...] = ("owner", "shuffle")
+Overflow = Literal["turns", "scores"]
+OVERFLOWS: tuple[Overflow, ...] = ("turns", "scores")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,12 @@ class Gate:
     - "shuffle": the parties, of what they hold, with the dealer's help. The owner sends them once. An order is then
       known to nobody: the owner knows how it began, and the dealer how it has changed. Both together know it, but see
       nothing that is disclosed.
+    ``overflow``: which blocks are computed where a call flags more than there is room for:
+
+    - "turns": one of each token in turn, whatever the scores. All flags are shown, and reports count what was left out.
+    - "scores": those with the largest scores, of all tokens together, for two rounds more. Blocks whose scores are the
+      same 8 bits are computed or left out together, so some of the room may stay empty. The flags of what is left out
+      are not shown, nor how many they are.
     """
 
     predictor: Predictor
@@ -144,8 +152,16 @@ class Gate:
     capacity: float | None = None
     epoch: int = 1
     renewal: Renewal = "owner"
+    overflow: Overflow = "turns"
 
     def __post_init__(self):
+        if self.overflow not in OVERFLOWS:
+            raise ValueError(f"a gate's overflow is {' or '.join(map(repr, OVERFLOWS))}, not {self.overflow!r}")
+        if self.overflow != "turns" and self.reveals == "nothing":
+            raise ValueError(
+                f"overflow={self.overflow!r} is for gates that show flags; with reveals='nothing' the blocks that are "
+                "wanted most are computed anyway, always as many as there is room for: leave it out"
+            )
         if self.reveals not in REVEALS:
             raise ValueError(f"a gate reveals {' or '.join(map(repr, REVEALS))}, not {self.reveals!r}")
         if self.capacity is not None and not 0 < self.capacity <= 1:

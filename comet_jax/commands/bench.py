@@ -17,7 +17,7 @@ from comet_jax.commands import jobs, local
 from comet_jax.commands.jobs import Job
 from comet_jax.commands.local import Place
 from comet_jax.errors import CometError
-from comet_jax.policy import Renewal, Reveals
+from comet_jax.policy import Overflow, Reveals
 from comet_jax.runtime.memory import keep_freed_memory
 
 CaseName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(cases.CASES) + "}")]
@@ -30,7 +30,7 @@ MEANING = {
     "renewal_bytes": "bytes that sharing weights afresh takes, ahead of time",
     "kept": "part of the blocks of gated layers that were flagged",
     "capacity": "part of the blocks that there is room for",
-    "overflow": "flagged blocks without a slot, which were not computed",
+    "overflow": "flagged blocks without a slot, which were not computed; by scores none are flagged beyond the slots",
     "wall_s": "seconds online: from when both parties have their shares of the inputs to when both have the result's",
     "offline_wall_s": "seconds of a party's own work ahead of time",
     "dealer_wall_s": "seconds of the dealer's work ahead of time",
@@ -51,7 +51,7 @@ def bench(
     block: int = 1,
     reveals: Reveals = "flags",
     epoch: int = 1,
-    renewal: Renewal = "owner",
+    overflow: Overflow = "turns",
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Run a case and report bytes, rounds, seconds (medians) and error.
@@ -66,25 +66,23 @@ def bench(
         block: neurons in a block of a gate.
         reveals: what a gate shows to both parties.
         epoch: calls that one secret order serves, of a gate that reveals nothing.
-        renewal: who makes the order of a later epoch: the weights' owner, or the parties by a shuffle.
+        overflow: what a gate that shows flags leaves out beyond the room: by turns of the tokens, or by scores.
         as_json: print one JSON object.
     """
+    job = Job(
+        job=case,
+        tokens=tokens,
+        runs=runs,
+        ring=ring,
+        gate=gate,
+        block=block,
+        reveals=reveals,
+        epoch=epoch,
+        overflow=overflow,
+    )
     # To the terminal only, and beside the result: a pipe gets the result alone.
     with Console(stderr=True).status(f"compiling {case}, then {runs} timed runs"):
-        found = measure(
-            Job(
-                job=case,
-                tokens=tokens,
-                runs=runs,
-                ring=ring,
-                gate=gate,
-                block=block,
-                reveals=reveals,
-                epoch=epoch,
-                renewal=renewal,
-            ),
-            runtime,
-        )
+        found = measure(job, runtime)
     if as_json:
         print(json.dumps(found))
         return
@@ -99,9 +97,8 @@ def measure(job: Job, runtime: Runtime, places: Mapping[str, Place] | None = Non
     """The figures of one case, as ``bench --json`` prints them. ``places``: of roles whose processes run elsewhere."""
     if job.runs < 1:
         raise CometError(f"--runs {job.runs}: at least one run is needed to measure")
-    if job.runs < _counted(job).stop:
-        needs = f"needs {_counted(job).stop}" if _counted(job).start else "needs as many"
-        raise CometError(f"--runs {job.runs}: an epoch of {job.epoch} calls {needs} to measure")
+    if job.runs < job.epoch:
+        raise CometError(f"--runs {job.runs}: an epoch of {job.epoch} calls needs as many to measure")
     tokens = job.case().tokens
     found = _in_processes(job, places) if runtime == "processes" else _in_this_process(job, runtime)
     return {"case": job.job, "tokens": tokens, "ring": job.ring, "runtime": runtime, "runs": job.runs, **found}
@@ -114,7 +111,7 @@ def _in_this_process(job: Job, runtime: Runtime) -> dict[str, Any]:
     with cj.Session.devices() if runtime == "devices" else cj.Session.simulated() as session:
         figures = jobs.run_case(session, job)
     runs = [r.seconds for r in session.reports[1:]]
-    counts = _counts([r.json() for r in session.reports[_counted(job)]])
+    counts = _counts([r.json() for r in session.reports[: job.epoch]])
     return counts | _walls([r["online"] for r in runs], runs, runs) | figures
 
 
@@ -124,19 +121,13 @@ def _in_processes(job: Job, places: Mapping[str, Place] | None) -> dict[str, Any
         dealer, client = roles.report("dealer"), roles.report("client")
         reports = [roles.report(f"party{i}")["runs"] for i in (0, 1)]
     client.pop("runs")
-    counts = _counts(reports[0][_counted(job)])
+    counts = _counts(reports[0][: job.epoch])
     pairs = list(zip(*(runs[1:] for runs in reports)))
     spans = [[_online(run) for run in pair] for pair in pairs]
     online = [max(end for _, end in pair) - max(start for start, _ in pair) for pair in spans]
     # Of what each party does alone ahead of time, the slower one's.
     offline = [max((run["seconds"] for run in pair), key=lambda s: s["offline"]) for pair in pairs]
     return counts | _walls(online, offline, [r["seconds"] for r in dealer["runs"][1:]]) | client
-
-
-def _counted(job: Job) -> slice:
-    """The calls that are counted: those of an epoch, the second one where the first is not renewed as others are."""
-    first = job.epoch if job.renewal == "shuffle" else 0
-    return slice(first, first + job.epoch)
 
 
 def _counts(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from comet_jax.commands.bench import CaseName
 from comet_jax.commands.jobs import Job, shapes
 from comet_jax.passes.explain import Explanation, as_text, size
 from comet_jax.passes.variants import DEALT, Priced, priced
-from comet_jax.policy import Renewal, Reveals
+from comet_jax.policy import Overflow, Reveals
 
 
 def explain(
@@ -26,7 +26,7 @@ def explain(
     block: int = 1,
     reveals: Reveals = "flags",
     epoch: int = 1,
-    renewal: Renewal = "owner",
+    overflow: Overflow = "turns",
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Print what a case would cost and reveal, by operation, without running it.
@@ -40,11 +40,19 @@ def explain(
         block: neurons in a block of a gate.
         reveals: what a gate shows to both parties.
         epoch: calls that one secret order serves, of a gate that reveals nothing.
-        renewal: who makes the order of a later epoch: the weights' owner, or the parties by a shuffle.
+        overflow: what a gate that shows flags leaves out beyond the room: by turns of the tokens, or by scores.
         as_json: print one JSON object.
     """
-    gates = {"gate": gate, "block": block, "reveals": reveals, "epoch": epoch, "renewal": renewal}
-    job = Job(job=case, tokens=tokens, ring=ring, **gates)
+    job = Job(
+        job=case,
+        tokens=tokens,
+        ring=ring,
+        gate=gate,
+        block=block,
+        reveals=reveals,
+        epoch=epoch,
+        overflow=overflow,
+    )
     found = explained(job)
     variants = [] if link is None else list(_variants(job, cj.LINKS[link]))
     if as_json:

@@ -17,7 +17,7 @@ import comet_jax as cj
 from comet_jax import cases
 from comet_jax.errors import CometError
 from comet_jax.models import byte_lm
-from comet_jax.policy import Renewal, Reveals
+from comet_jax.policy import Overflow, Reveals
 
 TEXT = "text"
 
@@ -42,15 +42,15 @@ class Job:
     """What a gate reveals to both parties."""
     epoch: int = 1
     """Calls that one secret order serves, of a gate that reveals nothing."""
-    renewal: Renewal = "owner"
-    """Who makes the order of a later epoch: the weights' owner, or the parties by a shuffle."""
+    overflow: Overflow = "turns"
+    """Which blocks are left out beyond the room, of a gate that shows flags: by turns of the tokens, or by scores."""
 
     def case(self) -> cases.Case:
         """The case to run."""
         case = cases.make(self.job, self.tokens)
         if self.gate is None:
             return case
-        return cases.gated(case, self.gate, self.block, self.reveals, self.epoch, self.renewal)
+        return cases.gated(case, self.gate, self.block, self.reveals, self.epoch, self.overflow)
 
     def options(self) -> list[str]:
         """These settings as a command line."""
@@ -58,7 +58,7 @@ class Job:
         gate: list[str] = []
         if self.gate is not None:
             gate = ["--gate", str(self.gate), "--block", str(self.block), "--reveals", self.reveals]
-            gate += ["--epoch", str(self.epoch), "--renewal", self.renewal]
+            gate += ["--epoch", str(self.epoch), "--overflow", self.overflow]
         return ["--job", self.job, *tokens, "--runs", str(self.runs), "--ring", str(self.ring), *gate]
 
 
@@ -103,8 +103,9 @@ def write_text(
     policy = byte_lm.policy(job.ring)
     if job.gate is not None:
         predictor = byte_lm.predictor(job.block, owner=session.holds("model"))
-        options = {"reveals": job.reveals, "epoch": job.epoch, "renewal": job.renewal}
-        gate = cj.Gate(predictor=predictor, capacity=job.gate, **options)
+        gate = cj.Gate(
+            predictor=predictor, reveals=job.reveals, capacity=job.gate, epoch=job.epoch, overflow=job.overflow
+        )
         policy = replace(policy, gates=(gate,))
     model = cj.private(byte_lm.ByteLM(byte_lm.ByteLMConfig()), policy=policy)
     weights = cj.share(_language_model(session), owner="model")

@@ -1,4 +1,6 @@
-"""Which of G small numbers are the ``room`` largest: always that many, of equal ones the first.
+"""Which of G small numbers are the ``room`` largest: always that many, or at most that many.
+
+``largest`` gives exactly ``room``, of equal ones the first:
 
 1. Count the numbers at or above every level, from their one-hot vectors. Open the counts.
 2. Look up which are more than ``room``: a thermometer, whose top is the level at which the room ends. Open it.
@@ -13,6 +15,12 @@ fit.
 Some numbers may be left out, by a secret bit each: they count at no level, and are taken to be below the one where the
 room ends. The argument is that of the others alone, n_0 being how many they are; whatever the numbers are, none that is
 left out is chosen.
+
+``at_most`` gives those that fit among the numbers from a ``least`` level on, without the third step. Let the cut be the
+lowest level from ``least`` on that no more than ``room`` numbers reach, as step 2 finds it. What is at the cut or above
+is chosen: at most ``room`` by its definition, and none below ``least``. All of the next level are left out, for they
+are too many together: equal numbers fare alike, and part of the room may stay empty. Where all from ``least`` on fit,
+all of them are chosen.
 """
 
 import numpy as np
@@ -25,6 +33,7 @@ from comet_jax.protocols.secret_tables import OneHot, SecretTable
 from comet_jax.sharing.groups import Group
 
 MOST = 2048  # numbers among which one is chosen: their places have to be looked up
+MOST_COUNTED = 1 << 16  # and where only how many reach a level has to be
 
 
 def largest(b: Builder, x: Var, room: int, levels: int, without: Var | None = None) -> Var:
@@ -44,9 +53,7 @@ def largest(b: Builder, x: Var, room: int, levels: int, without: Var | None = No
     low = lambda v, k: v if v.bits == k else b.emit(Resize(k), v)
     out = () if without is None else (b.emit(Open(1), low(without, 1)),)
     spots = b.emit(OneHot(group), x, *out)
-    # 1. How many are at each level or above.
-    at_least = b.emit(RunningSum(0, reverse=True), b.emit(Sum((0,)), spots))
-    counts = b.emit(Open(count.bit_length()), b.emit(Rearrange("slice", ((1,), (levels + 1,), (1,))), at_least))
+    counts = _counts(b, spots, 1, levels)
     # 2. Level by level, whether that is too many.
     too_many = Table((np.arange(1 << counts.bits) > room).astype(np.int64))
     thermometer = b.emit(Open(bits), b.emit(Lookup(too_many, group), counts))
@@ -63,3 +70,28 @@ def largest(b: Builder, x: Var, room: int, levels: int, without: Var | None = No
     fits = Table((np.arange(1 << bits) < room).astype(np.int64))
     fitting = b.emit(Lookup(fits, Group(1)), b.emit(Open(bits), places))
     return b.emit(Combine((1, -1), Table(np.array(1))), fitting, low(upto, 1))
+
+
+def at_most(b: Builder, x: Var, room: int, least: int) -> Var:
+    """[whether each of x is ``least`` or more, and of a level that at most ``room`` reach] in Z_2, (G,). Two rounds.
+
+    ``x``: opened whole, (G,), with q bits. ``room``: 0 to G. ``least``: 1 to 2^q - 1.
+    Costs, with k bits for the numbers 0 to G and l = 2^q - ``least`` levels: l (k + 1) bits to open; dealt are
+    2^q G (k + 1) + 2^k l bits. Raises ValueError for more than ``MOST_COUNTED`` numbers.
+    """
+    (count,) = x.shape
+    if count > MOST_COUNTED:
+        raise ValueError(f"those that fit are found of {MOST_COUNTED} numbers at most, not of {count}")
+    spots = b.emit(OneHot(Group(count.bit_length())), x)
+    counts = _counts(b, spots, least, (1 << x.bits) - 1)
+    few = Table((np.arange(1 << counts.bits) <= room).astype(np.int64))
+    thermometer = b.emit(Open(1), b.emit(Lookup(few, Group(1)), counts))
+    chosen, _ = b.emit_all(SecretTable(0, 0, least), x, b.emit(Resize(1), spots), thermometer)
+    return chosen
+
+
+def _counts(b: Builder, spots: Var, first: int, last: int) -> Var:
+    """<how many numbers are at a level or above> for the levels ``first`` to ``last``, of their one-hot vectors."""
+    at_least = b.emit(RunningSum(0, reverse=True), b.emit(Sum((0,)), spots))
+    bits = spots.shape[0].bit_length()
+    return b.emit(Open(bits), b.emit(Rearrange("slice", ((first,), (last + 1,), (1,))), at_least))

@@ -37,7 +37,10 @@ class Flags:
 
     @property
     def overflow(self) -> int:
-        """Flagged blocks that found no slot, and were not computed."""
+        """Flagged blocks that found no slot, and were not computed.
+
+        There are none where scores decide: what does not fit is not flagged, and nobody sees how much that is.
+        """
         each = self.flags.reshape(-1, max(1, int(np.prod(self.flags.shape[-2:])))).sum(-1)
         return int(np.maximum(each - self.slots, 0).sum())
 

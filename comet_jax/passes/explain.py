@@ -278,6 +278,12 @@ def _average(calls: Sequence[Lowered]) -> Average:
     )
 
 
+_BEYOND = {
+    "turns": "Blocks beyond the room, by turns of the tokens, are shown as well, though not computed",
+    "scores": "Blocks beyond the room, those of the smallest scores, are not shown, nor how many they are",
+}
+
+
 def _gates(lowered: Lowered) -> Iterable[GateView]:
     nothing = "nothing of it"
     for site, bits in lowered.proof.disclosed:
@@ -289,7 +295,7 @@ def _gates(lowered: Lowered) -> Iterable[GateView]:
             parties = (
                 f"which of {blocks} blocks each token uses, in an order that only the owner knows. A token's set is "
                 "linkable to all others in the session, and its size to the token: whoever has the model, "
-                "or can query it, recovers the prompt from that"
+                f"or can query it, recovers the prompt from that. {_BEYOND[gate.overflow]}"
             )
         else:
             parties = (

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from comet_jax.errors import CometError
+from comet_jax.gadgets.largest import MOST_COUNTED
 from comet_jax.ir.jaxprs import Graph, Node, Value
 from comet_jax.passes.attention import Attention, ahead, widths
 from comet_jax.passes.sites import FFN
@@ -84,6 +85,12 @@ def _gated(ffn: FFN, gate: Gate, attention: Sequence[Attention], number: int) ->
         raise CometError(
             f"{ffn.site}: an epoch of {gate.epoch} calls that choose {layer.room} new blocks each needs "
             f"{gate.epoch * layer.room} blocks, and the layer has {site.gates}: lower the gate's epoch or its capacity"
+        )
+    room, blocks = layer.slots, prod(layer.ffn.up.x.shape[:-1]) * site.gates
+    if gate.overflow == "scores" and room < blocks > MOST_COUNTED:
+        raise CometError(
+            f"{ffn.site}: a call has {blocks} blocks of {site.block} neurons in all its tokens, and the largest scores "
+            f"are found of {MOST_COUNTED} at most: gate larger blocks, call with fewer tokens, or use overflow='turns'"
         )
     return layer
 

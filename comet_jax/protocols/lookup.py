@@ -19,6 +19,8 @@ from comet_jax.protocols.protocol import Coins, Dealer, Material, Party, Protoco
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.wires import Mask, Opened, OpenedPlain, OpenedShare, Shared, Wire
 
+BITS = 17  # of a place in a public table: it is dealt for each of them
+
 
 def windows(word: jax.Array, shifts: Sequence[int], bits: int) -> jax.Array:
     """``word / 2^s mod 2^bits`` for each shift, on a new last axis, uint32; a negative shift scales up."""
@@ -51,8 +53,8 @@ class Lookup(Protocol):
 
     def outputs(self, w: Opened):
         b = self._bits
-        if b > 12 or self.table.values.shape != (1 << b,):
-            raise ValueError(f"a table for a look-up has 2^b entries, b at most 12, not {self.table.values.shape}")
+        if b > BITS or self.table.values.shape != (1 << b,):
+            raise ValueError(f"a table for a look-up has 2^b entries, b at most {BITS}, not {self.table.values.shape}")
         if self.shifts:
             check_windows(w, self.shifts, b)
             return (Shared((*w.shape, len(self.shifts)), self.group),)

@@ -94,9 +94,10 @@ class OneHot(Protocol):
 
 @dataclass(frozen=True)
 class SecretTable(Protocol):
-    """<y>, opened mod 2^b, [its one-hot vector], <t> of n < 2^b entries -> [t_y] and [t_(y+1)]; zeros by <z>.
+    """<y>, opened mod 2^b, [its one-hot vector], <t> of n entries -> [t_y] and [t_(y+1)]; zeros by <z>.
 
-    <t> has the entries 1 to n; entry 0 is ``first``, and those beyond n are ``last``.
+    <t> has the entries from ``start`` on, 1 or more and at most 2^b - n; those before are ``first``, those beyond
+    ``last``.
     Ideal functionality: the two entries. Argument: local, ``t_y = sum of [y == v] c_t at v - [r_t at y]``; the second
     term is dealt for every c that y may be opened as, shared afresh, and taken at two neighbouring places. Public
     entries have no mask, so that the one beyond the end and the one at 0 agree. With z the one-hot vector is zero by z.
@@ -105,13 +106,15 @@ class SecretTable(Protocol):
 
     first: int
     last: int
+    start: int = 1
 
     def outputs(self, y: Opened, one_hot: Shared, t: Opened, *bits: Opened):
         _check(y)
         _check_bits(y, bits)
         plain = not (t.group.xor or t.headroom or t.static) and t.where is None and len(t.shape) == 1
-        if not plain or t.shape[0] >= 1 << y.group.bits or one_hot != Shared((*y.shape, 1 << y.group.bits), t.group):
-            raise ValueError(f"cannot look {y}, with {one_hot}, up in {t}")
+        fits = plain and self.start >= 1 and self.start + t.shape[0] <= 1 << y.group.bits
+        if not fits or one_hot != Shared((*y.shape, 1 << y.group.bits), t.group):
+            raise ValueError(f"cannot look {y}, with {one_hot}, up in {t} from entry {self.start} on")
         return (Shared(y.shape, t.group), Shared(y.shape, t.group))
 
     def products(self, *inputs: Wire) -> int:
@@ -119,7 +122,8 @@ class SecretTable(Protocol):
 
     def _entries(self, inner, places: int, first, last):
         """Entries 0 to ``places``, of the table or of its masks."""
-        ends = [jnp.full(n, v, inner.dtype) for n, v in ((1, first), (places - len(inner), last))]
+        beyond = places + 1 - self.start - len(inner)
+        ends = [jnp.full(n, v, inner.dtype) for n, v in ((self.start, first), (beyond, last))]
         return jnp.concatenate([ends[0], inner, ends[1]])
 
     def deal(self, dealer: Dealer, y: Mask, one_hot: Shared, t: Mask, *bits: Mask):

@@ -3,9 +3,11 @@
 Both disclose one bit a block. What differs is what those bits say.
 """
 
+from math import prod
+
 import numpy as np
 
-from comet_jax.gadgets.largest import largest
+from comet_jax.gadgets.largest import at_most, largest
 from comet_jax.ir.program import Var
 from comet_jax.protocols.bilinear import Bilinear
 from comet_jax.protocols.comparison import BIT
@@ -18,12 +20,19 @@ from comet_jax.rules.scope import Scope
 from comet_jax.sharing.groups import Group
 
 
-def flagged(s: Scope, scores: Var, gate: str) -> Var:
-    """The blocks with a score of at least zero, by token, (T, G): disclosed as they are. One round.
+def flagged(s: Scope, scores: Var, gate: str, room: int | None = None) -> Var:
+    """The blocks with a score of at least zero, by token, (T, G): disclosed as they are. One round, or three.
 
-    ``scores``: opened whole, (T, G), zero being half of the ring.
+    ``scores``: opened whole, (T, G), zero being half of the ring. ``room``: of all tokens' blocks at most that many are
+    flagged, those with the largest scores, which takes the other two rounds; of equal ones all or none.
+    The flags are then some of those that are shown without a limit. What is left out stays under shares: nobody sees
+    which blocks that is, nor how many. It is known of those that are shown that their scores are above all others.
     """
-    return s.b.emit(Disclose(gate), s.b.emit(Lookup(_asked_for(scores), BIT), scores))
+    if room is None or room >= prod(scores.shape):
+        return s.b.emit(Disclose(gate), s.b.emit(Lookup(_asked_for(scores), BIT), scores))
+    flat = s.b.emit(Rearrange("reshape", ((prod(scores.shape),),)), scores)
+    chosen = at_most(s.b, flat, room, 1 << (scores.bits - 1))
+    return s.b.emit(Disclose(gate), s.b.emit(Rearrange("reshape", (scores.shape,)), chosen))
 
 
 def most_wanted(s: Scope, scores: Var, gate: str, room: int, matrix: Var, before: Var | None = None) -> Var:

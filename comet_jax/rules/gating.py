@@ -26,7 +26,9 @@ Costs beside the dense layer, for flags: three rounds (the predictor's hidden ve
 block and token for scores and flags, and a hidden vector of ``HIDDEN`` + 1 bits each; 257 bits a block and token are
 dealt for the comparison, and d ring elements for the product with W_down. Saved: all openings of the neurons outside
 the slots, and for one token their products. To reveal nothing takes four rounds more, five for several tokens. Read
-from attention, three of all these rounds are the norm's own: flags cost none.
+from attention, three of all these rounds are the norm's own: flags cost none. That the largest scores get the slots
+takes two rounds more and 128 (k + 1) bits, with k bits for the numbers 0 to N, of all tokens' blocks; for it are dealt
+256 N k + 2^(k + 7) bits more.
 """
 
 import os
@@ -186,7 +188,8 @@ class _Gating:
         s, site = self.s, self.site.site
         with s.b.site(self.node.site or self.node.where, "gate"):
             if not self.hides:
-                return flagged(s, self._scores(), site)
+                limit = self.count if self.layer.gate.overflow == "scores" else None
+                return flagged(s, self._scores(), site, limit)
             before = s.b.input(Disclosed((1, self.blocks[0]), Group(1))) if s.call else None
             matrix = s.encode(self._matrix, 1.0, static=True, order=Order(self, 1))
             flags = most_wanted(s, self._scores(), site, self.room, matrix, before)

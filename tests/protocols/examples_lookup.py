@@ -72,6 +72,12 @@ def _secret_tables(t: Collection) -> None:
         table = Shared((entries,), group), full(group)
         t.add(f"secret table {entries}", SecretTable, [_counts(3), table], read, rounds=1, dealt=6 * group.bits << 3)
 
+        def late(b, v, table, group=group):
+            y, opened = b.emit(Open(3), v), b.emit(Open(group.bits), table)
+            return b.emit_all(SecretTable(3, -2, 8 - opened.shape[0]), y, b.emit(OneHot(group), y), opened)
+
+        t.add(f"late table {entries}", SecretTable, [_counts(3), table], late, rounds=1, dealt=6 * group.bits << 3)
+
         def some(b, v, z, table, group=group):
             y, opened, bit = b.emit(Open(3), v), b.emit(Open(group.bits), table), b.emit(Open(1), z)
             return b.emit_all(SecretTable(3, -2), y, b.emit(OneHot(group), y, bit), opened, bit)

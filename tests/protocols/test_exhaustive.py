@@ -152,7 +152,8 @@ def test_look_ups():
     np.testing.assert_array_equal(windows[:, 2], values * 4 % 32)
 
 
-def test_secret_tables():
+@pytest.mark.parametrize("start", [1, 3, 5])
+def test_secret_tables(start):
     """Every place under every mask, in a table of values that are secret too, with public ones at both ends."""
     bits, entries = 4, 11
     values, masks = _grid(np.arange(1 << bits), np.arange(1 << bits))
@@ -161,10 +162,10 @@ def test_secret_tables():
     def build(b, x):
         y = b.emit(Open(bits), x)
         table = b.emit(Open(K), b.emit(Rearrange("slice", ((5,), (5 + 17 * entries,), (17,))), x))
-        return b.emit_all(SecretTable(77, 99), y, b.emit(OneHot(Group(K)), y), table)
+        return b.emit_all(SecretTable(77, 99, start), y, b.emit(OneHot(Group(K)), y), table)
 
     here, following = (o[0] for o in _worlds(build, values, first, masks.astype(np.uint32), bits).outputs)
-    table = np.concatenate([[77], values[5 : 5 + 17 * entries : 17], np.full(6, 99)])
+    table = np.concatenate([[77] * start, values[5 : 5 + 17 * entries : 17], [99] * (17 - start - entries)])
     np.testing.assert_array_equal(here, table[values])
     np.testing.assert_array_equal(following, table[values + 1])
 
