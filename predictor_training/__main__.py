@@ -15,6 +15,7 @@ from rich.table import Table
 
 from comet_jax.errors import CometError
 from comet_jax.models import byte_lm
+from comet_jax.policy import Overflow
 from comet_jax.predictors.artifact import Predictor
 from predictor_training import calibrate as calibration
 from predictor_training import cluster as clusters
@@ -121,18 +122,30 @@ def calibrate(
 
 
 def evaluate(
-    source: Common, predictor: Path | None = None, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    source: Common,
+    predictor: Path | None = None,
+    capacity: float | None = None,
+    tokens: int | None = None,
+    overflow: Overflow = "turns",
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Loss with all layers gated, and what the gates catch, on held-out examples.
 
     Args:
         source: what it is for.
         predictor: an artifact; by default what ``calibrate`` left.
+        capacity: the part of a call's gates that there is room for, instead of the predictor's own.
+        tokens: of a call; by default an example is one.
+        overflow: what is left out beyond the capacity: by turns of the tokens, or by scores.
         as_json: print one JSON object.
     """
     task, model = source.open()
     with Console(stderr=True).status("evaluating"):
-        found = evaluation.evaluate(model, task, Predictor.load(predictor or source.predictor))
+        loaded = Predictor.load(predictor or source.predictor)
+        if capacity is not None:
+            loaded = replace(loaded, sites=tuple(replace(s, capacity=capacity) for s in loaded.sites))
+        found = evaluation.evaluate(model, task, loaded, overflow=overflow, tokens=tokens)
+    source.folder.mkdir(parents=True, exist_ok=True)
     (source.folder / "evaluation.json").write_text(json.dumps(found, indent=1))
     print(json.dumps(found)) if as_json else Console().print(evaluation.table(found))
 

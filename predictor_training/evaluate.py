@@ -6,7 +6,7 @@ and a static choice.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -14,10 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
+from comet_jax.errors import CometError
 from comet_jax.ir.jaxprs import Graph
 from comet_jax.passes.sites import FFN
+from comet_jax.policy import Overflow
 from comet_jax.predictors.artifact import Layer as PredictedLayer
 from comet_jax.predictors.artifact import Predictor, Site
+from comet_jax.predictors.reference import fitting
 from comet_jax.protocols.slots import turns
 from predictor_training import fixed_point, targets
 from predictor_training.graphs import gated
@@ -33,7 +36,9 @@ class Gates:
 
     ``ahead``: x is what attention has opened, not the layer's input. ``arrays``: of each layer, first axis layers.
     ``order`` [layers, neurons], ``on`` [layers] as trained; ``fill`` [layers, neurons]: what a neuron counts as that is
-    left out; ``capacity``: beyond it gates are cut, of the tokens with most; None for no cut.
+    left out; ``capacity``: beyond it gates are cut, None for no cut; ``tokens``: in calls of so many, None for an
+    example as one call. Cut are gates of the tokens with most, or those of the smallest ``scores``, a function as
+    ``flags`` is.
     """
 
     flags: Callable[..., jax.Array]
@@ -44,18 +49,32 @@ class Gates:
     fill: np.ndarray
     block: int
     capacity: float | None = None
+    tokens: int | None = None
+    scores: Callable[..., jax.Array] | None = None
 
 
-def predicted(model: Model, predictor: Predictor, fixed: bool = True, cut: bool = True) -> dict[str, Gates]:
-    """Gates by a predictor, in fixed point or in floating point; ``cut`` to its capacity."""
+def predicted(
+    model: Model,
+    predictor: Predictor,
+    fixed: bool = True,
+    cut: bool = True,
+    overflow: Overflow = "turns",
+    tokens: int | None = None,
+) -> dict[str, Gates]:
+    """Gates by a predictor, in fixed point or in floating point; ``cut`` to its capacity, in calls of ``tokens``."""
 
-    def flags(x, contributions, a, b, bias):
-        return (fixed_point.scores(x, a, b, bias) if fixed else (x @ a) @ b + bias) >= 0
+    def scores(x, contributions, a, b, bias):
+        return fixed_point.scores(x, a, b, bias) if fixed else (x @ a) @ b + bias
+
+    def flags(*given):
+        return scores(*given) >= 0
 
     def arrays(site: Site, layers: Sequence[PredictedLayer]):
         return tuple(np.stack([getattr(layer, n) for layer in layers]) for n in ("a", "b", "bias"))
 
-    return _gates(model, predictor, lambda site, layers: (flags, arrays(site, layers)), cut)
+    found = _gates(model, predictor, lambda site, layers: (flags, arrays(site, layers)), cut)
+    by = scores if overflow == "scores" else None
+    return {site: replace(gates, tokens=tokens, scores=by) for site, gates in found.items()}
 
 
 def oracle(model: Model, predictor: Predictor, kept: Mapping[str, np.ndarray]) -> dict[str, Gates]:
@@ -161,12 +180,10 @@ def _rule(gates: Gates):
     def rule(x, hidden, order, down, on, fill, *arrays):
         worth = targets.contributions(hidden, down, order, gates.block)
         flags = wanted = gates.flags(x, worth, *arrays)
+        overflow = False
         if gates.capacity is not None:
-            room = max(1, int(np.ceil(gates.capacity * wanted.size - 1e-6)))
-            flags = wanted & (turns(wanted.reshape(-1, wanted.shape[-1])).reshape(wanted.shape) < room)
-            overflow = wanted.sum() > room
-        else:
-            overflow = False
+            scores = None if gates.scores is None else gates.scores(x, worth, *arrays)
+            flags, overflow = _cut(wanted, scores, gates.capacity, gates.tokens)
         active, energy = worth > on, worth**2
         noted = (
             flags.sum(),
@@ -181,6 +198,20 @@ def _rule(gates: Gates):
         return jnp.where(neurons, hidden, fill), jnp.stack([jnp.asarray(n, jnp.float32) for n in noted])
 
     return rule
+
+
+def _cut(wanted: jax.Array, scores: jax.Array | None, capacity: float, tokens: int | None):
+    """What is computed of the gates that an example wants, bool[..., gates]; the part of its calls that want more."""
+    rows = wanted.size // wanted.shape[-1]
+    if rows % (tokens or rows):
+        raise CometError(f"examples of {rows} tokens have no calls of {tokens}: give --tokens a divisor")
+    calls = wanted.reshape(-1, tokens or rows, wanted.shape[-1])
+    room = max(1, int(np.ceil(capacity * calls[0].size - 1e-6)))
+    if scores is None:
+        kept = jax.vmap(lambda call: call & (turns(call) < room))(calls)
+    else:
+        kept = jax.vmap(lambda call: fitting(call, room))(scores.reshape(calls.shape))
+    return kept.reshape(wanted.shape), (calls.sum((1, 2)) > room).mean()
 
 
 def summary(notes: np.ndarray, calls: int) -> dict[str, Any]:
@@ -198,17 +229,24 @@ def summary(notes: np.ndarray, calls: int) -> dict[str, Any]:
 
 
 def evaluate(
-    model: Model, task: Task, predictor: Predictor, energy: Mapping[str, np.ndarray] | None = None
+    model: Model,
+    task: Task,
+    predictor: Predictor,
+    energy: Mapping[str, np.ndarray] | None = None,
+    overflow: Overflow = "turns",
+    tokens: int | None = None,
 ) -> dict[str, Any]:
-    """All figures, as ``evaluate --json`` prints them."""
+    """All figures, as ``evaluate --json`` prints them. ``overflow``, ``tokens``: as ``predicted`` has them."""
     examples = list(task.held_out())
     measure = lambda gates: run(model, task.loss, gates, examples)
     dense, _ = measure({})
-    gated_loss, notes = measure(predicted(model, predictor))
+    gated_loss, notes = measure(predicted(model, predictor, overflow=overflow, tokens=tokens))
     float_loss, float_notes = measure(predicted(model, predictor, fixed=False, cut=False))
     kept = {site: n[:, 0] / n[:, -1] for site, n in notes.items()}
     out: dict[str, Any] = {
         "examples": len(examples),
+        "call_tokens": tokens,
+        "overflow_by": overflow,
         "loss_dense": dense,
         "loss_gated": gated_loss,
         "loss_gated_float": float_loss,

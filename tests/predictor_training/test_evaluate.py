@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import small
 
+from comet_jax.errors import CometError
+from comet_jax.policy import OVERFLOWS
 from comet_jax.predictors.artifact import Layer
 from comet_jax.predictors.reference import neurons, scores
 from predictor_training import calibrate, evaluate, fixed_point
@@ -111,6 +113,31 @@ def test_what_is_beyond_the_capacity_is_cut(gates):
     assert figures["kept"] < 0.06
     whole, _ = evaluate.run(w.model, w.task.loss, evaluate.predicted(w.model, predictor), examples)
     assert loss != whole
+
+
+def test_by_scores_the_largest_of_each_call_are_kept():
+    """Of calls of some tokens each: what is kept of random scores, against the definition."""
+    r = np.random.default_rng(0)
+    scores = r.integers(-20, 20, (8, 16))
+    for tokens in (1, 4, None):
+        calls = scores.reshape(-1, 16 * (tokens or 8))
+        room = calls.shape[1] // 4
+        reached = (calls[:, None, :] >= calls[..., None]).sum(-1)
+        expected = ((calls >= 0) & (reached <= room)).reshape(scores.shape)
+        kept, part = evaluate._cut(jnp.asarray(scores >= 0), jnp.asarray(scores), 0.25, tokens)
+        np.testing.assert_array_equal(kept, expected)
+        assert part == ((calls >= 0).sum(1) > room).mean()
+    with pytest.raises(CometError, match="divisor"):
+        evaluate._cut(jnp.asarray(scores >= 0), None, 0.25, 3)
+
+
+def test_by_scores_more_of_the_energy_is_kept(gates):
+    w, predictor = gates("plain")
+    tight = replace(predictor, sites=(replace(predictor.sites[0], capacity=0.1),))
+    found = {by: evaluate.evaluate(w.model, w.task, tight, overflow=by, tokens=1) for by in OVERFLOWS}
+    assert found["scores"]["overflow"] == found["turns"]["overflow"] > 0.5
+    assert found["scores"]["kept"] <= found["turns"]["kept"]
+    assert found["scores"]["energy_recall"] > found["turns"]["energy_recall"]
 
 
 def test_the_oracle_keeps_the_most_energy_and_a_static_choice_its_own_gates(gates):
