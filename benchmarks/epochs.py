@@ -51,7 +51,7 @@ def counted(epoch: int, new: int, case: str = "ffn", block: int = 16) -> Point:
     """The figures of ``case`` with one token, of which each call discloses ``new`` blocks."""
     made = cases.make(case, 1)
     blocks = made.weights["w1"].shape[-1] // block
-    gated = cases.gated(made, new / blocks, block, "nothing", epoch)
+    gated = cases.gated(made, cases.Gating(gate=new / blocks, block=block, reveals="nothing", epoch=epoch))
     policy = gated.policy(32)
     x = cj.seal(shapes(gated.x), policy) if gated.sealed else shapes(gated.x)
     found = cj.explain(gated.function, shapes(gated.weights), x, policy=policy)

@@ -6,8 +6,7 @@ layers had made it: what depends on the client's numbers alone, the client would
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, fields, replace
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ import numpy as np
 from comet_jax.errors import CometError
 from comet_jax.models import byte_lm
 from comet_jax.models.ranges import bundled
-from comet_jax.policy import Gate, Overflow, Policy, Reveals
+from comet_jax.policy import Gate, Overflow, Policy, Renewal, Reveals
 from comet_jax.predictors import Layer, Predictor, Site
 from comet_jax.predictors.artifact import fingerprint
 
@@ -188,15 +187,45 @@ GATED = {"ffn": "x", "ffn1b": "x", "layer": "norm", "opt125m": "norm"}
 """Cases that can be gated: what the feed-forward layer takes, standard normal numbers or a layer norm's result."""
 
 
-def gated(
-    case: Case,
-    capacity: float,
-    block: int = 1,
-    reveals: Reveals = "flags",
-    epoch: int = 1,
-    overflow: Overflow = "turns",
-) -> Case:
-    """``case`` with sparse feed-forward layers, and gates of ``capacity`` on them.
+@dataclass(frozen=True, kw_only=True)
+class Gating:
+    """How feed-forward layers are gated; by default they are not. Field by field as ``policy.Gate`` has it."""
+
+    gate: float | None = None
+    """Gate the feed-forward layers, with room for this part of their blocks."""
+    block: int = 1
+    """Neurons in a block of a gate."""
+    reveals: Reveals = "flags"
+    """What a gate shows to both parties."""
+    epoch: int = 1
+    """Calls that one secret order serves, of a gate that reveals nothing."""
+    renewal: Renewal = "owner"
+    """Who makes the order of a later epoch: the weights' owner, or the parties by a shuffle."""
+    overflow: Overflow = "turns"
+    """What a gate that shows flags leaves out beyond the room: by turns of the tokens, or by scores."""
+
+    def by(self, predictor: Predictor) -> Gate:
+        """The gate with ``predictor``, which is for blocks of that size."""
+        return Gate(
+            predictor=predictor,
+            capacity=self.gate,
+            reveals=self.reveals,
+            epoch=self.epoch,
+            renewal=self.renewal,
+            overflow=self.overflow,
+        )
+
+    def options(self) -> list[str]:
+        """These settings as a command line."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return [text for name, value in given.items() if value is not None for text in (f"--{name}", str(value))]
+
+
+DENSE = Gating()
+
+
+def gated(case: Case, gating: Gating) -> Case:
+    """``case`` with sparse feed-forward layers and gates on them, or as it is.
 
     Random weights are not sparse, so the first weight and its bias are drawn anew: of low rank, d/8, with a tenth more
     noise in blocks of several neurons, so that a predictor of that rank knows which blocks are active, about two in
@@ -204,9 +233,11 @@ def gated(
     language model keeps its weights, and has the predictor that was trained for them. Raises ``CometError`` for a case
     without gates.
     """
-    gate = partial(Gate, reveals=reveals, capacity=capacity, epoch=epoch, overflow=overflow)
+    capacity, block = gating.gate, gating.block
+    if capacity is None:
+        return case
     if case.name == "byte_lm":
-        return _with_gate(case, case.weights, gate(predictor=byte_lm.predictor(block)))
+        return _with_gate(case, case.weights, gating.by(byte_lm.predictor(block)))
     if case.name not in GATED:
         raise CometError(f"{case.name} has no layers to gate: {', '.join(GATED)} and byte_lm have")
     r = _generator(f"{case.name} gated")
@@ -238,7 +269,7 @@ def gated(
     site = Site("w1", "relu", d, h, count, block, rank, capacity, (d, d) if normed else ())
     order = np.arange(h, dtype=np.int32)
     made = tuple(Layer(fingerprint(up), order, a, b, bias) for up, (a, b, bias, _) in zip(ups, layers))
-    return _with_gate(case, w, gate(predictor=Predictor((site,), {"w1": made})))
+    return _with_gate(case, w, gating.by(Predictor((site,), {"w1": made})))
 
 
 _BEFORE = ("g1", "b1", "wo", "bo", "g2", "b2")

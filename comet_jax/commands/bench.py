@@ -17,7 +17,6 @@ from comet_jax.commands import jobs, local
 from comet_jax.commands.jobs import Job
 from comet_jax.commands.local import Place
 from comet_jax.errors import CometError
-from comet_jax.policy import Overflow, Reveals
 from comet_jax.runtime.memory import keep_freed_memory
 
 CaseName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(cases.CASES) + "}")]
@@ -47,11 +46,7 @@ def bench(
     ring: Literal[32, 64] = 32,
     runtime: Runtime = "simulated",
     runs: int = 5,
-    gate: float | None = None,
-    block: int = 1,
-    reveals: Reveals = "flags",
-    epoch: int = 1,
-    overflow: Overflow = "turns",
+    gating: tyro.conf.OmitArgPrefixes[cases.Gating] = cases.DENSE,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Run a case and report bytes, rounds, seconds (medians) and error.
@@ -62,24 +57,10 @@ def bench(
         ring: bits of the ring.
         runtime: both parties on one device, on two devices of this process, or all roles as processes.
         runs: timed runs, after one that compiles. Of an epoch, at least as many: counts are means over it.
-        gate: gate the feed-forward layers, with room for this part of their blocks.
-        block: neurons in a block of a gate.
-        reveals: what a gate shows to both parties.
-        epoch: calls that one secret order serves, of a gate that reveals nothing.
-        overflow: what a gate that shows flags leaves out beyond the room: by turns of the tokens, or by scores.
+        gating: how the feed-forward layers are gated.
         as_json: print one JSON object.
     """
-    job = Job(
-        job=case,
-        tokens=tokens,
-        runs=runs,
-        ring=ring,
-        gate=gate,
-        block=block,
-        reveals=reveals,
-        epoch=epoch,
-        overflow=overflow,
-    )
+    job = Job(job=case, tokens=tokens, runs=runs, ring=ring, gating=gating)
     # To the terminal only, and beside the result: a pipe gets the result alone.
     with Console(stderr=True).status(f"compiling {case}, then {runs} timed runs"):
         found = measure(job, runtime)
@@ -97,8 +78,8 @@ def measure(job: Job, runtime: Runtime, places: Mapping[str, Place] | None = Non
     """The figures of one case, as ``bench --json`` prints them. ``places``: of roles whose processes run elsewhere."""
     if job.runs < 1:
         raise CometError(f"--runs {job.runs}: at least one run is needed to measure")
-    if job.runs < job.epoch:
-        raise CometError(f"--runs {job.runs}: an epoch of {job.epoch} calls needs as many to measure")
+    if job.runs < job.gating.epoch:
+        raise CometError(f"--runs {job.runs}: an epoch of {job.gating.epoch} calls needs as many to measure")
     tokens = job.case().tokens
     found = _in_processes(job, places) if runtime == "processes" else _in_this_process(job, runtime)
     return {"case": job.job, "tokens": tokens, "ring": job.ring, "runtime": runtime, "runs": job.runs, **found}
@@ -111,7 +92,7 @@ def _in_this_process(job: Job, runtime: Runtime) -> dict[str, Any]:
     with cj.Session.devices() if runtime == "devices" else cj.Session.simulated() as session:
         figures = jobs.run_case(session, job)
     runs = [r.seconds for r in session.reports[1:]]
-    counts = _counts([r.json() for r in session.reports[: job.epoch]])
+    counts = _counts([r.json() for r in session.reports[: job.gating.epoch]])
     return counts | _walls([r["online"] for r in runs], runs, runs) | figures
 
 
@@ -121,7 +102,7 @@ def _in_processes(job: Job, places: Mapping[str, Place] | None) -> dict[str, Any
         dealer, client = roles.report("dealer"), roles.report("client")
         reports = [roles.report(f"party{i}")["runs"] for i in (0, 1)]
     client.pop("runs")
-    counts = _counts(reports[0][: job.epoch])
+    counts = _counts(reports[0][: job.gating.epoch])
     pairs = list(zip(*(runs[1:] for runs in reports)))
     spans = [[_online(run) for run in pair] for pair in pairs]
     online = [max(end for _, end in pair) - max(start for start, _ in pair) for pair in spans]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
+from comet_jax.cases import Gating
 from comet_jax.commands import jobs, local
 from comet_jax.commands.jobs import Job
 from comet_jax.commands.roles import PROMPT
@@ -41,7 +42,7 @@ def demo(
     found = {"dense": _run(job, prompt)}
     if gate is not None:
         console.print("\nThe same with gated feed-forward layers, which show more: see below.")
-        found["flags"] = _run(replace(job, gate=gate, block=16), prompt)
+        found["flags"] = _run(replace(job, gating=Gating(gate=gate, block=16)), prompt)
     console.print(_table(found))
 
 

@@ -9,11 +9,11 @@ import tyro
 from rich.table import Table
 
 import comet_jax as cj
+from comet_jax import cases
 from comet_jax.commands.bench import CaseName
 from comet_jax.commands.jobs import Job, shapes
 from comet_jax.passes.explain import Explanation, as_text, size
 from comet_jax.passes.variants import DEALT, Priced, priced
-from comet_jax.policy import Overflow, Reveals
 
 
 def explain(
@@ -22,11 +22,7 @@ def explain(
     tokens: int | None = None,
     ring: Literal[32, 64] = 32,
     link: Literal["lan", "wan", "far"] | None = None,
-    gate: float | None = None,
-    block: int = 1,
-    reveals: Reveals = "flags",
-    epoch: int = 1,
-    overflow: Overflow = "turns",
+    gating: tyro.conf.OmitArgPrefixes[cases.Gating] = cases.DENSE,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Print what a case would cost and reveal, by operation, without running it.
@@ -36,23 +32,10 @@ def explain(
         tokens: how many tokens; by default the case's own.
         ring: bits of the ring.
         link: show the variants of the program, without its gates too, and which is fastest on this link.
-        gate: gate the feed-forward layers, with room for this part of their blocks.
-        block: neurons in a block of a gate.
-        reveals: what a gate shows to both parties.
-        epoch: calls that one secret order serves, of a gate that reveals nothing.
-        overflow: what a gate that shows flags leaves out beyond the room: by turns of the tokens, or by scores.
+        gating: how the feed-forward layers are gated.
         as_json: print one JSON object.
     """
-    job = Job(
-        job=case,
-        tokens=tokens,
-        ring=ring,
-        gate=gate,
-        block=block,
-        reveals=reveals,
-        epoch=epoch,
-        overflow=overflow,
-    )
+    job = Job(job=case, tokens=tokens, ring=ring, gating=gating)
     found = explained(job)
     variants = [] if link is None else list(_variants(job, cj.LINKS[link]))
     if as_json:

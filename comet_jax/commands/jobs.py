@@ -12,12 +12,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
 import comet_jax as cj
 from comet_jax import cases
 from comet_jax.errors import CometError
 from comet_jax.models import byte_lm
-from comet_jax.policy import Overflow, Reveals
 
 TEXT = "text"
 
@@ -34,32 +34,18 @@ class Job:
     """Bytes to write, or timed runs of a case."""
     ring: Literal[32, 64] = 32
     """Bits of the ring."""
-    gate: float | None = None
-    """Gate the feed-forward layers, with room for this part of their blocks."""
-    block: int = 1
-    """Neurons in a block of a gate."""
-    reveals: Reveals = "flags"
-    """What a gate reveals to both parties."""
-    epoch: int = 1
-    """Calls that one secret order serves, of a gate that reveals nothing."""
-    overflow: Overflow = "turns"
-    """Which blocks are left out beyond the room, of a gate that shows flags: by turns of the tokens, or by scores."""
+    gating: tyro.conf.OmitArgPrefixes[cases.Gating] = cases.DENSE
+    """How the feed-forward layers are gated."""
 
     def case(self) -> cases.Case:
         """The case to run."""
-        case = cases.make(self.job, self.tokens)
-        if self.gate is None:
-            return case
-        return cases.gated(case, self.gate, self.block, self.reveals, self.epoch, self.overflow)
+        return cases.gated(cases.make(self.job, self.tokens), self.gating)
 
     def options(self) -> list[str]:
         """These settings as a command line."""
         tokens = [] if self.tokens is None else ["--tokens", str(self.tokens)]
-        gate: list[str] = []
-        if self.gate is not None:
-            gate = ["--gate", str(self.gate), "--block", str(self.block), "--reveals", self.reveals]
-            gate += ["--epoch", str(self.epoch), "--overflow", self.overflow]
-        return ["--job", self.job, *tokens, "--runs", str(self.runs), "--ring", str(self.ring), *gate]
+        own = ["--job", self.job, *tokens, "--runs", str(self.runs), "--ring", str(self.ring)]
+        return [*own, *self.gating.options()]
 
 
 @dataclass(frozen=True)
@@ -101,12 +87,9 @@ def write_text(
     """
     length, text, written = window(job), list(prompt), []
     policy = byte_lm.policy(job.ring)
-    if job.gate is not None:
-        predictor = byte_lm.predictor(job.block, owner=session.holds("model"))
-        gate = cj.Gate(
-            predictor=predictor, reveals=job.reveals, capacity=job.gate, epoch=job.epoch, overflow=job.overflow
-        )
-        policy = replace(policy, gates=(gate,))
+    if job.gating.gate is not None:
+        predictor = byte_lm.predictor(job.gating.block, owner=session.holds("model"))
+        policy = replace(policy, gates=(job.gating.by(predictor),))
     model = cj.private(byte_lm.ByteLM(byte_lm.ByteLMConfig()), policy=policy)
     weights = cj.share(_language_model(session), owner="model")
     for _ in range(job.runs):

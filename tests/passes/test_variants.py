@@ -47,7 +47,7 @@ def test_the_policy_is_otherwise_the_same():
 
 
 def test_gates_are_left_out_where_they_do_not_pay():
-    layer = cases.gated(cases.make("ffn", 1), 1 / 8, block=16)
+    layer = cases.gated(cases.make("ffn", 1), cases.Gating(gate=1 / 8, block=16))
     policy, shape = layer.policy(32), lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)
     arguments = jax.tree.map(shape, layer.weights), cj.seal(shape(layer.x), policy)
     chosen = lambda link, **more: cj.fastest(layer.function, *arguments, link=link, policy=policy, **more)
