@@ -78,8 +78,9 @@ def measure(job: Job, runtime: Runtime, places: Mapping[str, Place] | None = Non
     """The figures of one case, as ``bench --json`` prints them. ``places``: of roles whose processes run elsewhere."""
     if job.runs < 1:
         raise CometError(f"--runs {job.runs}: at least one run is needed to measure")
-    if job.runs < job.gating.epoch:
-        raise CometError(f"--runs {job.runs}: an epoch of {job.gating.epoch} calls needs as many to measure")
+    if job.runs < _counted(job).stop:
+        needs = f"needs {_counted(job).stop}" if _counted(job).start else "needs as many"
+        raise CometError(f"--runs {job.runs}: an epoch of {job.gating.epoch} calls {needs} to measure")
     tokens = job.case().tokens
     found = _in_processes(job, places) if runtime == "processes" else _in_this_process(job, runtime)
     return {"case": job.job, "tokens": tokens, "ring": job.ring, "runtime": runtime, "runs": job.runs, **found}
@@ -92,7 +93,7 @@ def _in_this_process(job: Job, runtime: Runtime) -> dict[str, Any]:
     with cj.Session.devices() if runtime == "devices" else cj.Session.simulated() as session:
         figures = jobs.run_case(session, job)
     runs = [r.seconds for r in session.reports[1:]]
-    counts = _counts([r.json() for r in session.reports[: job.gating.epoch]])
+    counts = _counts([r.json() for r in session.reports[_counted(job)]])
     return counts | _walls([r["online"] for r in runs], runs, runs) | figures
 
 
@@ -102,13 +103,19 @@ def _in_processes(job: Job, places: Mapping[str, Place] | None) -> dict[str, Any
         dealer, client = roles.report("dealer"), roles.report("client")
         reports = [roles.report(f"party{i}")["runs"] for i in (0, 1)]
     client.pop("runs")
-    counts = _counts(reports[0][: job.gating.epoch])
+    counts = _counts(reports[0][_counted(job)])
     pairs = list(zip(*(runs[1:] for runs in reports)))
     spans = [[_online(run) for run in pair] for pair in pairs]
     online = [max(end for _, end in pair) - max(start for start, _ in pair) for pair in spans]
     # Of what each party does alone ahead of time, the slower one's.
     offline = [max((run["seconds"] for run in pair), key=lambda s: s["offline"]) for pair in pairs]
     return counts | _walls(online, offline, [r["seconds"] for r in dealer["runs"][1:]]) | client
+
+
+def _counted(job: Job) -> slice:
+    """The calls that are counted: those of an epoch, the second one where the first is not renewed as others are."""
+    first = job.gating.epoch if job.gating.renewal == "shuffle" else 0
+    return slice(first, first + job.gating.epoch)
 
 
 def _counts(runs: list[dict[str, Any]]) -> dict[str, Any]:
