@@ -135,9 +135,9 @@ class Gate:
     ``renewal``: where nothing is revealed, who makes the sharing of a later epoch:
 
     - "owner": the owner of the weights, which has to stay at hand: it sends them anew.
-    - "shuffle": the parties, of what they hold, with the dealer's help. The owner sends them once. An order is then
-      known to nobody: the owner knows how it began, and the dealer how it has changed. Both together know it, but see
-      nothing that is disclosed.
+    - "shuffle": the parties, of what they hold, with the dealer's help. The owner sends all that it has once, ahead
+      of the first call. An order is then known to nobody: the owner knows how it began, and the dealer how it has
+      changed. Both together know it, but see nothing that is disclosed.
     ``overflow``: which blocks are computed where a call flags more than there is room for:
 
     - "turns": one of each token in turn, whatever the scores. All flags are shown, and reports count what was left out.

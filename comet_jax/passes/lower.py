@@ -139,9 +139,9 @@ class Lowered:
     def shuffle(self) -> "Lowered | None":
         """The program by which the parties renew the order of what serves an epoch, where they do that themselves.
 
-        It takes all of it opened, in the order of ``renewed``, and makes shares of the same.
+        It takes all of it opened, in the order of ``renewed``, and makes shares of the same. None for later calls.
         """
-        if not (self.renewed and self.policy.shuffles):
+        if self.call or not self.renewed or not self.policy.shuffles:
             return None
         given = [(self.program.inputs[i], self.encodings[i]) for i in self.renewed]
         orders = [e.order for _, e in given if isinstance(e, Encoding) and e.order]

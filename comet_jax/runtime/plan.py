@@ -36,8 +36,9 @@ class Plan:
     """A lowered function and its programs.
 
     The program's inputs by position: ``static`` are weights, ``shared`` those that are only shared, ``flags`` what the
-    parties carry from call to call. ``renewed`` are those of the first two that are shared once an epoch, ``fresh`` the
-    shared ones of each run. ``again``: lowers the function for another call of an epoch.
+    parties carry from call to call. ``renewed`` are those of the first two that are shared once an epoch, ``kept`` the
+    shared ones that are shared once as weights are, ``fresh`` those of each run. ``again``: lowers the function for
+    another call of an epoch.
     """
 
     lowered: Lowered
@@ -112,9 +113,27 @@ class Plan:
         return self.lowered.renewed
 
     @cached_property
+    def kept(self) -> tuple[int, ...]:
+        """Positions of the inputs that are shared once, and not opened.
+
+        Where the parties renew an order themselves, an owner of weights sends nothing after its first sharing. That
+        shares serve several runs tells nobody more: what is opened of them is masked anew in each.
+        """
+        if not self.lowered.policy.shuffles:
+            return ()
+        encodings, owners = self.lowered.encodings, self._owners
+        mine = lambda e: isinstance(e, Encoding) and e.owner in owners
+        return tuple(i for i in self.shared if i not in self.renewed and mine(encodings[i]))
+
+    @cached_property
     def fresh(self) -> tuple[int, ...]:
         """Positions of the inputs that are shared anew for each run."""
-        return tuple(i for i in self.shared if i not in self.renewed)
+        return tuple(i for i in self.shared if i not in self.renewed and i not in self.kept)
+
+    @cached_property
+    def _owners(self) -> frozenset[str]:
+        """Those of weights."""
+        return frozenset(self.lowered.encodings[i].owner for i in self.static)  # type: ignore[union-attr]
 
     def parted(self, outputs: list[Any]) -> tuple[list[Any], list[Any]]:
         """The program's outputs as those that are results, and the flags for the next call."""
@@ -201,8 +220,7 @@ class Plan:
 
     def is_weight(self, position: int) -> bool:
         """Whether the graph's input at ``position`` belongs to an owner of weights."""
-        owners = {self.lowered.encodings[i].owner for i in self.static}  # type: ignore[union-attr]
-        return self.lowered.inputs[position] in owners
+        return self.lowered.inputs[position] in self._owners
 
     def results(self, session: Any, shares: Any, envs: dict[str, Env]) -> list[Any]:
         """The graph's outputs: secrets for what was computed on shares, in order, and what somebody knew anyway."""

@@ -158,7 +158,7 @@ def environments(plan: Plan, inputs: Iterable[Any], key: bytes) -> dict[str, Env
 class _Loaded:
     """A plan's weights in a local session: shares, public forms and masks, and the parties' keys.
 
-    ``shared``: shares of what is not opened and serves an epoch, by position. ``runs``: that were begun, shuffles
+    ``shared``: shares of what is not opened and serves several runs, by position. ``runs``: that were begun, shuffles
     among them. ``begun``: whether what serves an epoch has been shared by its owner.
     """
 
@@ -200,7 +200,7 @@ class LocalSession(Session):
         kept = [x for x in inputs if isinstance(x, Secret)]
         keys, lists = (chacha.new_key(), chacha.new_key()), ([None] * count, [None] * count, [None] * count)
         loaded = _Loaded(Epoch(plan), keys, *lists, kept)
-        self._share(plan, loaded, envs, [i for i in plan.static if i not in plan.renewed])
+        self._share(plan, loaded, envs, [*(i for i in plan.static if i not in plan.renewed), *plan.kept])
         self._loaded[key] = loaded
         return loaded
 

@@ -79,8 +79,8 @@ class Worker(ABC):
 
     @property
     def lasting(self) -> tuple[int, ...]:
-        """Positions of the weights that are shared once."""
-        return tuple(i for i in self.plan.static if i not in self.plan.renewed)
+        """Positions of the weights, and of what else is shared once."""
+        return (*(i for i in self.plan.static if i not in self.plan.renewed), *self.plan.kept)
 
     def encoding(self, position: int) -> Encoding:
         """How the program's input at ``position`` is made by its owner."""
@@ -108,7 +108,7 @@ class Dealing(Worker):
             links[party].send("key", arrays={"key": key}, timeout=WAIT)
         self._seeds = [Seed(key) for key in keys]
         self._masks: list[Any] = [None] * len(self.plan.static)
-        self._draw(self.lasting)
+        self._draw(i for i in self.lasting if i in plan.static)
 
     def _draw(self, positions: Iterable[int]) -> None:
         """The masks of the weights at ``positions``. A step of the seeds."""
@@ -198,7 +198,7 @@ class Computing(Worker):
         self._seed = Seed(array("dealer", links["dealer"].receive("key", timeout=WAIT), "key", (8,), np.uint32))
         self._weights: list[Any] = [None] * len(plan.static)
         self._opened: list[Any] = [None] * len(plan.static)
-        self._shared: dict[int, Any] = {}  # what is not opened, and serves an epoch
+        self._shared: dict[int, Any] = {}  # what is not opened, and serves several runs
         self._load(lambda: self._received(self.lasting, "weights", 0))
 
     def _received(self, positions: Sequence[int], what: str, number: int) -> dict[int, Any]:

@@ -120,12 +120,13 @@ def shuffled(session) -> dict:
     size = lambda i: int(np.prod(plan.program.inputs[i].shape)) * 4
     opened = [*plan.static, *plan.renewed]  # when they are loaded first; for the shuffle, or after it
     online = sum(r.online_bytes for r in session.reports) + plan.shuffle.program.online_bytes
+    links = {peer: link.traffic()["sent"] for peer, link in session.links.items()}
     return found | {
+        "links": links,
         "sent": sockets.sent(session) - before,
         "planned": online + sum(map(size, opened)),
         "messages": sum(r.rounds for r in session.reports) + plan.shuffle.program.round_count + len(opened),
         "offline": plan.shuffle.program.offline_bytes,
-        "dealt": {peer: link.traffic()["sent"].get("shuffle", 0) for peer, link in session.links.items()},
     }
 
 

@@ -13,6 +13,7 @@ from two_parties import Caught
 import comet_jax as cj
 from comet_jax.errors import CometError
 from comet_jax.protocols.shuffle import Shuffle
+from comet_jax.runtime.plan import Plan
 from comet_jax.sharing import chacha
 
 EPOCH, CALLS = 2, 5
@@ -98,7 +99,14 @@ def test_a_run_that_fails_ends_its_epoch_and_nothing_is_drawn_twice(monkeypatch)
             drawn.append((np.asarray(key).tobytes(), nonce.tobytes()))
         return draw(key, nonce, words)
 
+    asked, encode = [], Plan.encode
+
+    def encoded(plan, position, env):
+        asked.append(plan.lowered.encodings[position].owner)
+        return encode(plan, position, env)
+
     monkeypatch.setattr(chacha, "draw", noted)
+    monkeypatch.setattr(Plan, "encode", encoded)
     p = params()
     made = gated(scoring(predictor(p, capacity=0.5), WANTED), "nothing", epoch=EPOCH, renewal="shuffle")
     with cj.Session.simulated() as session:
@@ -116,6 +124,7 @@ def test_a_run_that_fails_ends_its_epoch_and_nothing_is_drawn_twice(monkeypatch)
             for one, other in zip(arrays, before, strict=True):
                 np.testing.assert_array_equal(one, other)
             orders.append(order.tobytes())
+            begun = begun if len(orders) > 1 else len(asked)
     # The second call fails inside the first epoch, which ends; each later one that fails has begun an epoch.
     assert [orders[n] == orders[n + 1] for n in range(6)] == [True, False, False, True, False, False]
     assert len(set(orders)) == 5
@@ -124,6 +133,8 @@ def test_a_run_that_fails_ends_its_epoch_and_nothing_is_drawn_twice(monkeypatch)
         np.testing.assert_allclose(revealed[n], revealed[0], atol=0.01)
     np.testing.assert_allclose(revealed[2], FFN().apply(p, x(1)), atol=0.01)
     assert len(drawn) == len(set(drawn))
+    assert "model" in asked[:begun]
+    assert set(asked[begun:]) == {"client"}
 
 
 def test_layers_one_after_the_other_are_shuffled_apart():
