@@ -17,7 +17,7 @@ import numpy as np
 from comet_jax.errors import CometError
 from comet_jax.models import byte_lm
 from comet_jax.models.ranges import bundled
-from comet_jax.policy import Gate, Overflow, Policy, Renewal, Reveals
+from comet_jax.policy import Closed, Gate, Overflow, Policy, Renewal, Reveals
 from comet_jax.predictors import Layer, Predictor, Site
 from comet_jax.predictors.artifact import fingerprint
 
@@ -203,6 +203,8 @@ class Gating:
     """Who makes the order of a later epoch: the weights' owner, or the parties by a shuffle."""
     overflow: Overflow = "turns"
     """What a gate that shows flags leaves out beyond the room: by turns of the tokens, or by scores."""
+    closed: Closed | None = None
+    """What is done about blocks that a gate closes: dealt or opened, by default what takes fewer bytes."""
 
     def by(self, predictor: Predictor) -> Gate:
         """The gate with ``predictor``, which is for blocks of that size."""
@@ -213,6 +215,7 @@ class Gating:
             epoch=self.epoch,
             renewal=self.renewal,
             overflow=self.overflow,
+            closed=self.closed,
         )
 
     def options(self) -> list[str]:

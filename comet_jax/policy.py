@@ -110,6 +110,8 @@ Renewal = Literal["owner", "shuffle"]
 RENEWALS: tuple[Renewal, ...] = ("owner", "shuffle")
 Overflow = Literal["turns", "scores"]
 OVERFLOWS: tuple[Overflow, ...] = ("turns", "scores")
+Closed = Literal["dealt", "opened"]
+CLOSED: tuple[Closed, ...] = ("dealt", "opened")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +146,16 @@ class Gate:
     - "scores": those with the largest scores, of all tokens together, for two rounds more. Blocks whose scores are the
       same 8 bits are computed or left out together, so some of the room may stay empty. The flags of what is left out
       are not shown, nor how many they are.
+    ``closed``: what is done about the blocks that are not computed in the product with the second weight, of which the
+    dealer must not know which they are:
+
+    - "dealt": its part of the product is dealt for every token and block apart, d ring elements each, and the parties
+      add up what they need. For one token only the rows of active blocks are multiplied.
+    - "opened": the activated neurons are opened whole, zeros among them, and the product is dealt once for each token.
+      Of the blocks that are zero the parties give each other the masks: as few seeds of 16 bytes as they follow from,
+      or for small blocks all of them, whichever is less. The product is computed as that of a dense layer.
+
+    None: "dealt" for calls of one token; else what takes fewer bytes, dealt ones and those that a party sends.
     """
 
     predictor: Predictor
@@ -153,6 +165,7 @@ class Gate:
     epoch: int = 1
     renewal: Renewal = "owner"
     overflow: Overflow = "turns"
+    closed: Closed | None = None
 
     def __post_init__(self):
         if self.overflow not in OVERFLOWS:
@@ -166,6 +179,8 @@ class Gate:
             raise ValueError(f"a gate reveals {' or '.join(map(repr, REVEALS))}, not {self.reveals!r}")
         if self.capacity is not None and not 0 < self.capacity <= 1:
             raise ValueError(f"a gate's capacity is above 0 and at most 1, not {self.capacity}")
+        if self.closed is not None and self.closed not in CLOSED:
+            raise ValueError(f"closed blocks are {' or '.join(map(repr, CLOSED))}, not {self.closed!r}")
         if self.epoch < 1:
             raise ValueError(f"a gate's epoch is of 1 call or more, not {self.epoch}")
         if self.epoch > 1 and self.reveals != "nothing":

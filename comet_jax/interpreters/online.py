@@ -62,14 +62,14 @@ def offline(program: Program, party: Party, masks: Tree, dealt: Tree, statics) -
             known.update({v.id: None for v in op.outputs})
             continue
         material = {**masks.get(i, {}), **dealt.get(i, {})}
-        opened = isinstance(op.outputs[0].wire, Opened)
-        if opened and isinstance(op.protocol, Opening):
-            out = [OpenedShare(op.outputs[0].wire, None, material["r"])]  # type: ignore[arg-type]
-        elif opened:
-            out = op.protocol.online(party, material, *inputs)  # a rearranged mask
+        wire = op.outputs[0].wire
+        if isinstance(op.protocol, Opening):
+            material = op.protocol.offline(party, material, *inputs)  # type: ignore[attr-defined]
+            out = [OpenedShare(wire, None, op.protocol.mask(material)) if isinstance(wire, Opened) else None]
         else:
-            out = [None] * len(op.outputs)
-        if not isinstance(op.protocol, Opening) or isinstance(op.outputs[0].wire, Shared):
+            # What it makes of opened wires is a mask now, rearranged.
+            made = isinstance(wire, Opened)
+            out = op.protocol.online(party, material, *inputs) if made else [None] * len(op.outputs)
             material = op.protocol.offline(party, material, *inputs)
         materials[i] = material
         known.update({v.id: o for v, o in zip(op.outputs, out)})

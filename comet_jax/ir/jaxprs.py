@@ -136,6 +136,27 @@ def flatten(fn: Callable[..., Sequence[Any]], *avals: Any) -> Graph:
     return from_jaxpr(jax.make_jaxpr(fn)(*avals))
 
 
+def alike(a: Graph, b: Graph) -> bool:
+    """Whether two graphs do the same operations in the same order, with the same parameters and constants."""
+    typed = lambda vs: [(v.shape, v.dtype) for v in vs]
+    if typed(a.inputs) != typed(b.inputs) or len(a.nodes) != len(b.nodes):
+        return False
+    twin: dict[Value, Value] = dict(zip(a.inputs, b.inputs))
+    same = lambda x, y: _equal(x, y) if isinstance(x, Const) and isinstance(y, Const) else twin.get(x) is y
+    every = lambda xs, ys: len(xs) == len(ys) and all(map(same, xs, ys))
+    plain = lambda n: {k: str(p) for k, p in n.params.items() if not isinstance(p, Graph)}
+    for m, n in zip(a.nodes, b.nodes):
+        inner = len(m.graphs) == len(n.graphs) and all(map(alike, m.graphs, n.graphs))
+        if m.op != n.op or plain(m) != plain(n) or not inner or not every(m.inputs, n.inputs):
+            return False
+        twin.update(zip(m.outputs, n.outputs, strict=True))
+    return every(a.outputs, b.outputs)
+
+
+def _equal(a: Const, b: Const) -> bool:
+    return a.dtype == b.dtype and np.array_equal(a.value, b.value)
+
+
 def from_jaxpr(closed: Any, where: str = "", site: str = "") -> Graph:
     """The graph of a closed jaxpr. ``where``, ``site``: of nodes that do not know theirs."""
     jaxpr, consts = _open(closed)

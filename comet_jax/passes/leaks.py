@@ -6,6 +6,11 @@ that is not known to be local, or does not match one of these signatures is refu
 
 - *An opening* draws one mask, uniform in the opened group, whole, and deals nothing. Its message is a function of its
   sender's share plus its sender's share of that very mask, reduced into the group.
+- *A sparse opening* draws two roots, one a party, and a mask for its dummies. A party's mask is grown from its own
+  root by ``sharing.ggm.Tree``. Its message is its share plus rows of that mask, by numbers that ``Slots`` made, and
+  the tree's co-path at the slots. All this is compared, operation by operation, with what it should be, and only that
+  the co-path tells nothing of the active rows is believed of that tree: its docstring has the sources, tests try all
+  choices of a few leaves.
 - *Any other step* draws no mask and sends nothing. An opened wire that it makes is computed from opened values, and
   its mask from their masks. It deals each array once.
 - *A disclosure* shows its input and nothing else: its message is its sender's share plus a dealt sharing of zero that
@@ -27,30 +32,34 @@ only along the wire that it opens, thus only later steps (wires are single assig
 its own name only; a wire that every step of a scan takes was opened before all of them, and a step deals functions of
 its mask afresh). So the rest of its message, and all earlier messages, are independent of the mask, and the message is
 uniform given them: all messages are *jointly* uniform. A shuffle's mask reaches no wire; the one array that is dealt
-from it is shared. The dealer's shares are uniform at each party alone, as each dealt array is shared with a keystream
-of its own; in a scan, one of each step's own. Whoever receives an output sees two shares that are uniform but for their
-sum.
+from it is shared. Of a sparse opening seeds reach the other party too, and with them the masks of what is known to be
+zero; given these, all other masks are pseudorandom, as keystreams are. The dealer's shares are uniform at each party
+alone, as each dealt array is shared with a keystream of its own; in a scan, one of each step's own. Whoever receives an
+output sees two shares that are uniform but for their sum.
 
 Not proved here: that dealt arrays and results are right (tests compare all protocols with their ideal functionality);
 that keystreams are uniform and used once (dealer/stock.py); that the interpreters and XLA send only these messages
 (runtime/crossing.py counts them in each compiled program); what the coins of truncation and timing tell.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from comet_jax.errors import CometError
-from comet_jax.ir.jaxprs import Graph, flatten
+from comet_jax.ir.jaxprs import Graph, alike, flatten
 from comet_jax.ir.program import Op, Program, Scan, Var
 from comet_jax.passes.hiding import Word, follow
 from comet_jax.protocols.disclosure import Disclose
 from comet_jax.protocols.protocol import Dealer, Opening, Party, Protocol
 from comet_jax.protocols.shuffle import WORDS, Shuffle
 from comet_jax.protocols.slots import Slots
+from comet_jax.protocols.sparse_opening import OpenSparse
 from comet_jax.protocols.stash import Joined
+from comet_jax.sharing.ggm import ROOT, Tree, packed
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.packing import Item
 from comet_jax.sharing.wires import Disclosed, Mask, Opened, OpenedShare, Seen, Share, Shared, Wire
@@ -183,6 +192,9 @@ class _Check:
             elif isinstance(protocol, Shuffle):
                 _check_shuffle(place, protocol, inputs, outputs, masks, dealt)
                 self.seen[key] = frozenset()
+            elif isinstance(protocol, OpenSparse):
+                _check_sparse(place, protocol, inputs, outputs, masks, dealt)
+                self.seen[key] = frozenset()
             elif isinstance(protocol, Opening):
                 _check_opening(place, protocol, inputs, outputs, masks, dealt)
                 self.seen[key] = frozenset()
@@ -252,10 +264,10 @@ class _Recorder(Dealer):
 
     def mask(self, name: str, item: Item):
         _require(self.place, self.masks.pop(name, None) == item, f"the mask {name!r} is drawn twice, or not as planned")
-        return self.arrays[name]
+        return self.arrays.get(name)
 
     def both(self, name: str, item: Item):
-        _require(self.place, f"{name} 0" in self.arrays, f"the words {name!r} of each party are not a shuffle's")
+        _require(self.place, f"{name} 0" in self.arrays, f"the words {name!r} of each party are not for this step")
         planned = self.masks.pop(name, None) == item
         _require(self.place, planned, f"the words {name!r} are drawn twice, or not as planned")
         return self.arrays[f"{name} 0"], self.arrays[f"{name} 1"]
@@ -295,11 +307,26 @@ def _trace(
     """
     names: list[str] = []
 
-    def run(*arrays):
-        out = fn(dict(zip(leaves, arrays)))
+    def run(given):
+        out = fn(given)
         names.extend(out)
         return list(out.values())
 
+    graph = _flat(place, run, leaves)
+    words = follow(graph, _known(leaves, masks, distinct), masks)
+    inputs = dict(zip(graph.inputs, leaves))
+    types = {n: (v.shape, v.dtype) for n, v in zip(names, graph.outputs)}
+    return _Traced(dict(zip(names, words)), types, {n: inputs.get(v) for n, v in zip(names, graph.outputs)})
+
+
+def _known(leaves: Mapping[str, tuple], masks: Collection[str], distinct: Collection[str]) -> list[Word]:
+    covered = lambda n: frozenset({n} & set(masks))
+    return [Word(frozenset({n}), g.bits, covered(n), distinct=n in distinct) for n, (_, g) in leaves.items()]
+
+
+def _flat(place: str, fn: Callable[[dict], list], leaves: Mapping[str, tuple]) -> Graph:
+    """The graph of ``fn`` on arrays of the given (shape, group), if it is known to be local."""
+    run = lambda *arrays: fn(dict(zip(leaves, arrays)))
     try:
         graph = flatten(run, *(jax.ShapeDtypeStruct(shape, g.dtype) for shape, g in leaves.values()))
     except LeakError:
@@ -307,12 +334,7 @@ def _trace(
     except Exception as e:  # anything: what cannot be followed is refused, a collective outside an opening too
         raise LeakError(f"{place}: it cannot be followed as a local step ({type(e).__name__}: {e})") from e
     _check_operations(place, graph)
-    covered = lambda n: frozenset({n} & masks.keys())
-    known = [Word(frozenset({n}), g.bits, covered(n), distinct=n in distinct) for n, (_, g) in leaves.items()]
-    words = follow(graph, known, masks)
-    inputs = dict(zip(graph.inputs, leaves))
-    types = {n: (v.shape, v.dtype) for n, v in zip(names, graph.outputs)}
-    return _Traced(dict(zip(names, words)), types, {n: inputs.get(v) for n, v in zip(names, graph.outputs)})
+    return graph
 
 
 def _check_operations(place: str, graph: Graph) -> None:
@@ -376,7 +398,8 @@ def _check_opening(place: str, protocol, inputs, outputs, masks: dict[str, Item]
         sent = protocol.send(party, {"r": leaf["r"]}, *args)
         w = protocol.receive({"r": leaf["r"]}, *args, leaf["c"])
         _require(place, w.wire == wire and w.x is None, "it receives another wire than it opens")
-        return {"sent": sent, "value": w.value, "mask": w.mask, **protocol.coins(party, *args)}
+        masks = {"mask": w.mask, "early": protocol.mask({"r": leaf["r"]})}
+        return {"sent": sent, "value": w.value, **masks, **protocol.coins(party, *args)}
 
     shown = {f"v {k}": (w.shape, w.group) for k, w in enumerate(others)}
     distinct = frozenset(f"v {k}" for k, w in enumerate(others) if w.below is not None)
@@ -385,7 +408,8 @@ def _check_opening(place: str, protocol, inputs, outputs, masks: dict[str, Item]
     _check_message(place, seen, item, "r", "its message is not a share plus its mask")
     _require(place, item.group == wire.group, f"its message is not of {wire.group}")
     _require(place, seen.words["value"].leaves <= {"c", *shown}, "the opened value is not what was received")
-    _require(place, seen.same["mask"] == "r", "the wire keeps another mask than it was opened under")
+    own = seen.same["mask"] == seen.same["early"] == "r"
+    _require(place, own, "the wire keeps another mask than it was opened under")
 
 
 def _check_shuffle(place: str, protocol, inputs, outputs, masks: dict[str, Item], dealt: dict[str, Item]) -> None:
@@ -438,6 +462,79 @@ def _check_message(place: str, seen: _Traced, item: Item, mask: str, otherwise: 
     _require(place, seen.words["sent"].bits <= item.group.bits, f"its message is not reduced into {item.group}")
     typed = seen.types["sent"] == (item.shape, item.group.dtype)
     _require(place, typed, f"its message is not an array of {item.group}")
+
+
+def _check_sparse(place: str, protocol, inputs, outputs, masks: dict[str, Item], dealt: dict[str, Item]) -> None:
+    """How masks grow from roots, and which seeds are sent, is written down here a second time, and compared."""
+    (source, slots), (wire,) = inputs, outputs
+    typed = isinstance(source, Shared) and isinstance(slots, Disclosed) and isinstance(wire, Opened)
+    alone = typed and not (wire.static or wire.headroom or wire.where) and len(wire.shape) == 3
+    _require(place, alone, "it does not open one shared wire in slots")
+    tree, group, size = Tree(wire.shape[0] * wire.shape[1]), wire.group, wire.shape[2]
+    numbered = slots.below == tree.leaves + slots.shape[0] and source.shape == (*slots.shape, size)
+    _require(place, numbered, "its slots are not of its wire's blocks")
+    spare, root = (source.shape, group), (ROOT.shape, ROOT.group)
+    drawn = masks == {"root": ROOT, "spare": Item(*spare)} and not dealt
+    _require(place, drawn, "what it draws is not a root of each party's own, and masks for dummies")
+
+    # Ahead of time: both parties' masks grow from their roots, and the dealer's is their sum.
+    rows = lambda seeds: tree.elements(seeds, size, group)
+
+    def deals(a):
+        dealer = _Recorder(place, masks, a, dealt)
+        (made,) = protocol.deal(dealer, *inputs)
+        _require(place, not dealer.masks and made.wire == wire, "it does not deal what was planned")
+        return [made.r]
+
+    def prepared(a):
+        made = protocol.offline(Party(a["index"]), {"root": a["root"], "spare": a["spare"]}, None, None)
+        return [made["rows"], made["seeds"]]
+
+    def expected(a):
+        seeds = tree.grown(a["root"])
+        return [jnp.concatenate([rows(seeds), a["spare"]]), seeds]
+
+    def summed(a):
+        roots = jnp.concatenate([a[name][None] for name in ("root 0", "root 1")])
+        return [group.add(*jax.vmap(lambda root: rows(tree.grown(root)))(roots)).reshape(wire.shape)]
+
+    _require_same(place, "the dealer's mask is not grown from roots", deals, summed, {"root 0": root, "root 1": root})
+    own = {"index": _INDEX, "root": root, "spare": spare}
+    _require_same(place, "a party's mask is not grown from its root", prepared, expected, own)
+
+    # Online: one row of the mask covers each row of the share; beside them, seeds of the co-path alone.
+    held = {"rows": ((slots.below, size), group), "seeds": ((tree.nodes, 4), ROOT.group)}
+    leaves = {"index": _INDEX, "x": (source.shape, source.group), "v": (slots.shape, slots.group), **held}
+    args = lambda a: ({name: a[name] for name in held}, Share(source, a["x"]), Seen(slots, a["v"]))
+    graph, item = _flat(place, lambda a: [protocol.send(Party(a["index"]), *args(a))], leaves), protocol.item(*inputs)
+    typed = item.group == group and (graph.outputs[0].shape, graph.outputs[0].dtype) == (item.shape, group.dtype)
+    _require(place, typed, f"its message is not an array of {group}")
+    joined = graph.producers.get(graph.outputs[0])
+    parts = joined is not None and joined.op == "concatenate" and len(joined.inputs) == 2
+    _require(place, parts, "its message is not masked rows and then seeds")
+    masked, seeds = (replace(graph, outputs=(part,)).pruned() for part in joined.inputs)  # type: ignore[union-attr]
+    (word,) = follow(masked, _known(leaves, {"rows"}, {"v"}), {"rows": group.bits})
+    _require(place, "rows" in word.masks, "its message is not a share plus rows of its mask")
+    _require(place, word.bits <= group.bits, f"its message is not reduced into {group}")
+    copath = lambda a: [packed(tree.punctured(a["seeds"], tree.marked(a["v"]), tree.most(*slots.shape)), group)]
+    _require(place, alike(seeds, _flat(place, copath, leaves)), "it sends other seeds than those of its tree's co-path")
+
+    def received(a):
+        w = protocol.receive(*args(a), a["c"])
+        _require(place, w.wire == wire and w.x is None, "it receives another wire than it opens")
+        return {"value": w.value, **protocol.coins(Party(a["index"]), *args(a)[1:])}
+
+    leaves["c"] = (item.shape, group)
+    seen = _trace(place, received, leaves, {})
+    _require(place, seen.words["value"].leaves <= {"c", "v", *held}, "the opened value is not what was received")
+    whole = lambda a: [a["rows"][: tree.leaves].reshape(wire.shape)]
+    for mask in (lambda a: [protocol.receive(*args(a), a["c"]).mask], lambda a: [protocol.mask(args(a)[0])]):
+        _require_same(place, "the wire keeps another mask than it was opened under", mask, whole, leaves)
+
+
+def _require_same(place: str, otherwise: str, fn: Callable, reference: Callable, leaves: Mapping[str, tuple]) -> None:
+    """Both compute the same of the same arrays, operation by operation."""
+    _require(place, alike(_flat(place, fn, leaves), _flat(place, reference, leaves)), otherwise)
 
 
 def _check_disclosure(place: str, protocol, inputs, outputs, masks: dict[str, Item], dealt: dict[str, Item]) -> None:

@@ -146,6 +146,10 @@ class Opening(ABC):
     def item(self, *inputs: Any) -> Item:
         """How the message is packed, given the input wires."""
 
+    def mask(self, material: Material) -> jax.Array:
+        """This party's share of the mask of the opened wire, from what ``offline`` made."""
+        return material["r"]
+
     @abstractmethod
     def send(self, party: Party, material: Material, *inputs: Any) -> jax.Array:
         """This party's message, an array of the item's shape and group."""

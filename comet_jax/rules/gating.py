@@ -24,11 +24,11 @@ touched, and computes those of earlier calls again, the stash: their places are 
 
 Costs beside the dense layer, for flags: three rounds (the predictor's hidden vector, the scores, the flags), 9 bits a
 block and token for scores and flags, and a hidden vector of ``HIDDEN`` + 1 bits each; 257 bits a block and token are
-dealt for the comparison, and d ring elements for the product with W_down. Saved: all openings of the neurons outside
-the slots, and for one token their products. To reveal nothing takes four rounds more, five for several tokens. Read
-from attention, three of all these rounds are the norm's own: flags cost none. That the largest scores get the slots
-takes two rounds more and 128 (k + 1) bits, with k bits for the numbers 0 to N, of all tokens' blocks; for it are dealt
-256 N k + 2^(k + 7) bits more.
+dealt for the comparison, and where closed blocks are not opened (second_product.py) d ring elements for the product
+with W_down. Saved: all openings of the neurons outside the slots, and for one token their products. To reveal nothing
+takes four rounds more, five for several tokens. Read from attention, three of all these rounds are the norm's own:
+flags cost none. That the largest scores get the slots takes two rounds more and 128 (k + 1) bits, with k bits for the
+numbers 0 to N, of all tokens' blocks; for it are dealt 256 N k + 2^(k + 7) bits more.
 """
 
 import os
@@ -47,12 +47,13 @@ from comet_jax.predictors import Layer
 from comet_jax.protocols.bilinear import Bilinear
 from comet_jax.protocols.linear import Combine, Rearrange, Resize, Table
 from comet_jax.protocols.opening import HighBits, Open
-from comet_jax.protocols.slots import IntoSlots, OpenSlots, OutOfSlots, Slots, TakeSlots
+from comet_jax.protocols.slots import IntoSlots, Slots, TakeSlots
 from comet_jax.protocols.stash import Joined
 from comet_jax.rules.active_sets import flagged, most_wanted
 from comet_jax.rules.contraction import folded
 from comet_jax.rules.registry import RULES, rule
 from comet_jax.rules.scope import Order, Scope, centre
+from comet_jax.rules.second_product import second_product
 from comet_jax.rules.terms import Env, Joint, Owned, Scaled
 from comet_jax.sharing import chacha
 from comet_jax.sharing.groups import Group
@@ -289,10 +290,9 @@ class _Gating:
             fill = self._owned(self.blocks, lambda layer, order: self._in_order(layer, order, layer.fill))
             less = s.b.emit(TakeSlots(self.tokens), s.encode(fill, h.scale, order=self._order), self.slots)
             h = Scaled(s.b.emit(Combine((1, -1)), h.var, less), h.scale)
-        opened = s.b.emit(OpenSlots(s.numbers.ring), h.var, self.slots)
         scale = s.scale_of(out)
         static = s.encode(weight, scale / h.scale, static=True, order=self._order)
-        y = s.b.emit(OutOfSlots(self.tokens), opened, static, self.slots)
+        y = second_product(s.b, self.layer.gate.closed, self.tokens, h.var, static, self.slots)
         if means is not None:
             y = s.b.emit(Combine((1, 1)), y, s.broadcast(s.encode(means, scale), y.shape))
         return Scaled(y if y.shape == out.shape else s.b.emit(Rearrange("reshape", (out.shape,)), y), scale)

@@ -14,6 +14,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 CONSTANTS = np.frombuffer(b"expand 32-byte k", dtype="<u4")
+SHORT = np.frombuffer(b"expand 16-byte k", dtype="<u4")  # for keys of 128 bits
 
 
 def new_key() -> np.ndarray:
@@ -84,7 +85,24 @@ def keystream(key: jax.Array, nonce: jax.Array, words: int, counter: int = 0) ->
     column = lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.uint32)[:, None], (4, blocks))
     count = jnp.arange(blocks, dtype=jnp.uint32) + jnp.uint32(counter)
     last = jnp.concatenate([count[None], jnp.broadcast_to(nonce[:, None], (3, blocks))])
-    start = (column(CONSTANTS), column(key[:4]), column(key[4:]), last)
+    return _blocks((column(CONSTANTS), column(key[:4]), column(key[4:]), last)).reshape(-1)[:words]
+
+
+def keystreams(keys: jax.Array, nonces: jax.Array, words: int) -> jax.Array:
+    """``words`` words of the keystream of each of n keys of 128 bits, uint32[n, words].
+
+    ``keys`` is uint32[n, 4] and ``nonces`` uint32[n, 3]. As in Bernstein's specification a short key stands in the
+    state twice, beside constants of its own, so that no such stream is one of a long key.
+    """
+    each, n = -(-words // 16), len(keys)
+    column = lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.uint32).T[:, :, None], (x.shape[1], n, each))
+    count = jnp.broadcast_to(jnp.arange(each, dtype=jnp.uint32), (1, n, each))
+    key, last = column(keys), jnp.concatenate([count, column(nonces)])
+    start = (column(np.broadcast_to(SHORT, (n, 4))), key, key, last)
+    return _blocks(tuple(x.reshape(4, -1) for x in start)).reshape(n, -1)[:, :words]
+
+
+def _blocks(start: tuple[jax.Array, ...]) -> jax.Array:
+    """The blocks of n states, given as the rows of their 4x4 matrices, each uint32[4, n]: uint32[n, 16]."""
     end = jax.lax.fori_loop(0, 10, _double_round, start)
-    state = jnp.concatenate([a + b for a, b in zip(end, start)])
-    return state.T.reshape(-1)[:words]
+    return jnp.concatenate([a + b for a, b in zip(end, start)]).T

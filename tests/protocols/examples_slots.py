@@ -2,16 +2,19 @@
 
 from examples import Collection, full
 
+from comet_jax.protocols.bilinear import Bilinear
 from comet_jax.protocols.comparison import BIT
 from comet_jax.protocols.disclosure import Disclose
-from comet_jax.protocols.opening import Open
+from comet_jax.protocols.opening import Lift, Open
 from comet_jax.protocols.shuffle import Shuffle
 from comet_jax.protocols.slots import IntoSlots, OpenSlots, OutOfSlots, Slots, TakeSlots
+from comet_jax.protocols.sparse_opening import OpenSparse, Spread
 from comet_jax.protocols.stash import Joined, Touched
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.wires import Opened, Shared
 
 BLOCKS, SIZE, WIDTH = 3, 2, 4
+DENSE = (((1, 2), (0, 1)), ((), ()))
 
 
 def _flags(tokens: int):
@@ -40,9 +43,28 @@ def _slots(t: Collection, k: int, tokens: int, count: int) -> None:
     t.add(f"out of {tag}", OutOfSlots, down, out, rounds=2, dealt=k * tokens * BLOCKS * WIDTH)
     take = lambda b, v, f: b.emit(TakeSlots(tokens), v, slots(b, f))
     t.add(f"take {tag}", TakeSlots, [shared(BLOCKS, SIZE), flags], take, rounds=1, dealt=0)
+
+    def whole(b, h, w, f):  # what it opens, and a product of it
+        opened = b.emit(OpenSparse(k, (tokens, BLOCKS)), h, slots(b, f))
+        return b.emit(Bilinear(DENSE), opened, w), b.emit(Lift(k), opened)
+
+    t.add(f"open whole {tag}", OpenSparse, down, whole, rounds=2, dealt=0)
+    spread = lambda b, h, f: b.emit(Spread((tokens, BLOCKS)), h, slots(b, f))
+    t.add(f"spread {tag}", Spread, [down[0], flags], spread, rounds=1, dealt=0)
     for use in (Disclose, Slots, OpenSlots):
         bits = tokens * BLOCKS if use is Disclose else 0
         t.add(f"{use.__name__} {tag}", use, down, out, rounds=2, dealt=bits)
+
+
+def _low_bits(t: Collection, k: int) -> None:
+    """A wire that is opened whole at fewer bits than its ring has, which no seed fills evenly."""
+
+    def opened(b, h, f):
+        slots = b.emit(Slots(2), b.emit(Disclose("site"), f))
+        return b.emit(Lift(k - 5), b.emit(OpenSparse(k - 5, (2, BLOCKS)), h, slots))
+
+    given = [(Shared((2, SIZE), Group(k)), full(Group(k))), _flags(2)]
+    t.add(f"open whole low bits {k}", OpenSparse, given, opened, rounds=2, dealt=0)
 
 
 def _stash(t: Collection, k: int) -> None:
@@ -75,3 +97,4 @@ def slots(t: Collection) -> None:
     for k in (32, 64):
         _stash(t, k)
         _shuffle(t, k)
+        _low_bits(t, k)

@@ -16,7 +16,9 @@ from comet_jax.protocols.opening import Open, Reveal
 from comet_jax.protocols.protocol import Protocol
 from comet_jax.protocols.shuffle import Shuffle
 from comet_jax.protocols.slots import NUMBERS, OpenSlots, OutOfSlots, Slots
+from comet_jax.protocols.sparse_opening import OpenSparse, Spread
 from comet_jax.protocols.stash import Joined
+from comet_jax.sharing.ggm import ROOT, packed
 from comet_jax.sharing.groups import Group
 from comet_jax.sharing.packing import Item
 from comet_jax.sharing.wires import Disclosed, Mask, Opened, OpenedShare, Shared
@@ -344,6 +346,132 @@ class _Same(Slots):
 def test_gates(planted, reason):
     with pytest.raises(LeakError, match=reason):
         check(gated(**planted), frozenset({"ffn"}))
+
+
+WHOLE = (((1, 2), (0, 1)), ((), ()))
+
+
+def opened_whole(opening: Protocol) -> Program:
+    """The same where all blocks are opened, zeros outside the slots."""
+    b = Builder()
+    flags, x = b.input(FLAGS), b.input(Shared((4, 2), Group(32)))
+    slots = b.emit(Slots(4), b.emit(Disclose("ffn"), flags))
+    y = b.emit(opening, x, slots) if isinstance(opening, OpenSparse) else b.emit(Open(32), b.emit(opening, x, slots))
+    w = b.input(Opened((3, 2, 5), Group(32), static=True))
+    return b.finish(b.emit(Reveal(), b.emit(Bilinear(WHOLE), y, w)))
+
+
+class _WithAShare(OpenSparse):
+    """Beside its seeds a bit of its share."""
+
+    def send(self, party, material, x, slots):
+        masks = material["rows"].at[slots.v].get(mode="promise_in_bounds")
+        return jnp.concatenate([(x.x + masks).reshape(-1), self._copath(material, slots) ^ (x.x[0, 0] & 1)])
+
+
+class _Bottom(OpenSparse):
+    """Leaves, whether or not they are active."""
+
+    def _copath(self, material, slots):
+        return packed(material["seeds"][-self._tree.most(len(slots.v)) :], Group(32))
+
+
+class _Slack(OpenSparse):
+    """Its seeds are those of a tree in which the first slot's block is not active."""
+
+    def _copath(self, material, slots):
+        tree = self._tree
+        marked = tree.marked(slots.v[1:])
+        return packed(tree.punctured(material["seeds"], marked, tree.most(len(slots.v))), Group(32))
+
+
+class _Uncovered(OpenSparse):
+    def send(self, party, material, x, slots):
+        return jnp.concatenate([x.x.reshape(-1), self._copath(material, slots)])
+
+
+class _OneRow(OpenSparse):
+    """Every slot is opened under the first row of the mask."""
+
+    def send(self, party, material, x, slots):
+        masks = material["rows"].at[jnp.zeros_like(slots.v)].get(mode="promise_in_bounds")
+        return jnp.concatenate([(x.x + masks).reshape(-1), self._copath(material, slots)])
+
+
+class _OneRoot(OpenSparse):
+    """The root of every party, step and run."""
+
+    def offline(self, party, material, *inputs):
+        return super().offline(party, {**material, "root": jnp.arange(4, dtype=jnp.uint32)}, *inputs)
+
+
+class _NoRoot(OpenSparse):
+    """Draws none, so that two steps would grow their masks from the same."""
+
+    def deal(self, dealer, x, slots):
+        (wire,) = self.outputs(x, slots)
+        dealer.mask("spare", Item(x.shape, Group(32)))
+        return (Mask(wire, jnp.zeros(wire.shape, jnp.uint32)),)
+
+
+class _KnownToOne(OpenSparse):
+    """Its dealer takes both parties to have the first one's root."""
+
+    def deal(self, dealer, x, slots):
+        root = dealer.both("root", ROOT)[0]
+
+        class Same(type(dealer)):
+            def __init__(self):
+                pass
+
+            def mask(self, name, item):
+                return dealer.mask(name, item)
+
+            def both(self, name, item):
+                return root, root
+
+        return super().deal(Same(), x, slots)
+
+
+class _WithoutDummies(OpenSparse):
+    """Dummies are opened under rows of the mask's first block."""
+
+    def offline(self, party, material, *inputs):
+        made = super().offline(party, material, *inputs)
+        rows = made["rows"]
+        return {**made, "rows": rows.at[-material["spare"].shape[0] :].set(rows[0])}
+
+
+class _OtherMask(OpenSparse):
+    """What products take for its mask is not what it was opened under."""
+
+    def mask(self, material):
+        return super().mask(material) * jnp.uint32(0)
+
+
+def test_what_is_opened_whole_passes():
+    for opening, count in ((OpenSparse(32, (2, 3)), 1), (Spread((2, 3)), 1)):
+        assert check(opened_whole(opening), frozenset({"ffn"})) == Proof(count, 1, 1, disclosed=(("ffn", 6),))
+
+
+@pytest.mark.parametrize(
+    ("opening", "reason"),
+    [
+        (_WithAShare, "other seeds than those of its tree's co-path"),
+        (_Bottom, "other seeds than those of its tree's co-path"),
+        (_Slack, "other seeds than those of its tree's co-path"),
+        (_Uncovered, "not a share plus rows of its mask"),
+        (_OneRow, "not a share plus rows of its mask"),
+        (_OneRoot, "not grown from its root"),
+        (_NoRoot, "not a root of each party's own|deal what was planned"),
+        (_KnownToOne, "not grown from roots"),
+        (_WithoutDummies, "not grown from its root"),
+        (_OtherMask, "another mask than it was opened under"),
+    ],
+)
+def test_openings_whose_masks_grow_from_seeds(opening, reason):
+    with pytest.raises(LeakError, match=reason):
+        check(opened_whole(opening(32, (2, 3))), frozenset({"ffn"}))
 
 
 def carrying(*, joined: bool = True) -> Program:

@@ -58,6 +58,29 @@ def test_zero_key_and_consecutive_counters():
     assert _bytes(chacha.draw(*zero, 32)).hex() == ZERO_0 + ZERO_1
 
 
+# draft-strombergson-chacha-test-vectors, TC1: the zero key of 128 bits and zero nonce, 20 rounds.
+SHORT_0 = (
+    "89670952608364fd00b2f90936f031c8e756e15dba04b8493d00429259b20f46cc04f111246b6c2ce066be3bfb32d9aa"
+    "0fddfbc12123d4b9e44f34dca05a103f"
+)
+
+
+def test_short_keys():
+    zero = np.zeros((1, 4), np.uint32), np.zeros((1, 3), np.uint32)
+    assert _bytes(chacha.keystreams(*zero, 16)).hex() == SHORT_0
+
+
+def test_keys_have_their_own_streams_of_any_length():
+    r = np.random.default_rng(0)
+    keys, nonces = (r.integers(0, 1 << 32, (3, n), dtype=np.uint32) for n in (4, 3))
+    streams = chacha.keystreams(keys, nonces, 40)
+    assert streams.shape == (3, 40)
+    for i in range(3):
+        one = chacha.keystreams(keys[i : i + 1], nonces[i : i + 1], 17)
+        np.testing.assert_array_equal(one[0], streams[i, :17])
+    assert len(np.unique(streams)) == streams.size  # blocks of a stream differ, and so do streams
+
+
 @pytest.mark.parametrize("words", [0, 1, 15, 16, 17, 1000])
 def test_openssl_makes_the_same_words(words):
     key, nonce = chacha.new_key(), chacha.nonce(1, 2, 0xFFFFFFFF)
