@@ -14,9 +14,10 @@ from comet_jax.errors import CometError
 from comet_jax.frontend import flax as frontend
 from comet_jax.frontend.call import Call
 from comet_jax.frontend.flax import Private, PrivateInstance
+from comet_jax.ir.variant import DEALT
 from comet_jax.passes.explain import Explanation, Link
 from comet_jax.passes.explain import explain as explain_lowered
-from comet_jax.passes.variants import DEALT, SPEED, priced
+from comet_jax.passes.variants import SPEED, priced
 from comet_jax.policy import Policy
 from comet_jax.runtime.plan import Plan
 from comet_jax.runtime.secret import Secret, Shares, is_secret

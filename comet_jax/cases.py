@@ -204,7 +204,7 @@ class Gating:
     overflow: Overflow = "turns"
     """What a gate that shows flags leaves out beyond the room: by turns of the tokens, or by scores."""
     closed: Closed | None = None
-    """What is done about blocks that a gate closes: dealt or opened, by default what takes fewer bytes."""
+    """What is done about blocks that a gate closes: dealt or opened, by default as `Gate` says."""
 
     def by(self, predictor: Predictor) -> Gate:
         """The gate with ``predictor``, which is for blocks of that size."""

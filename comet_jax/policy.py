@@ -155,7 +155,7 @@ class Gate:
       Of the blocks that are zero the parties give each other the masks: as few seeds of 16 bytes as they follow from,
       or for small blocks all of them, whichever is less. The product is computed as that of a dense layer.
 
-    None: "dealt" for calls of one token; else what takes fewer bytes, dealt ones and those that a party sends.
+    None: "dealt" for calls of one token; else what takes fewer bytes of a party, dealt ones counting a hundredth.
     """
 
     predictor: Predictor

@@ -12,8 +12,9 @@ import comet_jax as cj
 from comet_jax import cases
 from comet_jax.commands.bench import CaseName
 from comet_jax.commands.jobs import Job, shapes
+from comet_jax.ir.variant import DEALT
 from comet_jax.passes.explain import Explanation, as_text, size
-from comet_jax.passes.variants import DEALT, Priced, priced
+from comet_jax.passes.variants import Priced, priced
 
 
 def explain(

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 MOST_DIGIT, MOST_WORD = 8, 5
+DEALT = 0.01
+"""What a dealt byte counts of one that is sent online, unless told otherwise: it is sent before anybody waits."""
 
 
 @dataclass(frozen=True)

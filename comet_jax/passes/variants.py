@@ -7,15 +7,13 @@ pays depends on the link. To leave a gate out shows less, so it is always allowe
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from comet_jax.ir.variant import Variant
+from comet_jax.ir.variant import DEALT, Variant
 from comet_jax.passes.explain import Link, products
 from comet_jax.passes.lower import Lowered
 from comet_jax.policy import Gate, Policy
 
 VARIANTS = (Variant(), Variant(digit=8), Variant(digit=8, word=3), Variant(digit=8, word=5))
 """From the least dealt to the fewest rounds."""
-DEALT = 0.01
-"""What a dealt byte counts of one that is sent online, unless told otherwise: it is sent before anybody waits."""
 SPEED = 1e9
 """Ring products a second of a party, unless told otherwise: about what a core does for one token, which uses each
 weight once and waits for memory. For several tokens it does more, but then gates save no products."""

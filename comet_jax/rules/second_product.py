@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache
 
 from comet_jax.ir.program import Builder, Var
+from comet_jax.ir.variant import DEALT
 from comet_jax.policy import Closed
 from comet_jax.protocols.bilinear import Bilinear
 from comet_jax.protocols.opening import Open
@@ -25,16 +26,16 @@ def second_product(b: Builder, closed: Closed | None, tokens: int, h: Var, w: Va
     if closed is None and tokens == 1:
         closed = "dealt"
     ways = {"dealt": (_by_block,), "opened": (_punctured, _spread), None: (_by_block, _punctured, _spread)}[closed]
-    way = min(ways, key=lambda way: _bytes(way, tokens, h.wire, w.wire, slots.wire))
+    way = min(ways, key=lambda way: _price(way, tokens, h.wire, w.wire, slots.wire))
     return way(b, tokens, h, w, slots)
 
 
 @cache
-def _bytes(way: Way, tokens: int, *wires: Wire) -> int:
-    """What is dealt for it, and what a party sends, before wires are narrowed."""
+def _price(way: Way, tokens: int, *wires: Wire) -> float:
+    """Bytes that a party sends for it, and a part of those that are dealt, before wires are narrowed."""
     b = Builder()
     program = b.finish(way(b, tokens, *map(b.input, wires)))
-    return program.online_bytes + program.offline_bytes
+    return program.online_bytes + DEALT * program.offline_bytes
 
 
 def _by_block(b: Builder, tokens: int, h: Var, w: Var, slots: Var) -> Var:

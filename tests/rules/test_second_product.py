@@ -112,9 +112,9 @@ def test_costs_are_those_of_the_formula():
     ("closed", "tokens", "size", "width", "expected"),
     [
         (None, 1, 16, 64, OutOfSlots),
-        (None, 8, 16, 64, OpenSparse),
-        (None, 8, 1, 64, Spread),  # a seed says no more than four masks do
-        (None, 8, 16, 1, OutOfSlots),
+        (None, 8, 16, 1024, OpenSparse),
+        (None, 8, 1, 1024, Spread),  # a seed says no more than four masks do
+        (None, 8, 16, 64, OutOfSlots),
         ("dealt", 8, 16, 64, OutOfSlots),
         ("opened", 1, 16, 64, OpenSparse),
         ("opened", 8, 16, 1, OpenSparse),
