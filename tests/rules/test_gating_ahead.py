@@ -47,8 +47,8 @@ def ahead(weights, **options) -> Predictor:
     return Predictor(tuple(replace(s, ahead=(D, D)) for s in of.sites), {"up": layers})
 
 
-def gated(made, reveals="flags", ring=32):
-    return cj.Policy(ring=ring, gates=(cj.Gate(predictor=made, reveals=reveals),))
+def gated(made, reveals="flags", ring=32, **options):
+    return cj.Policy(ring=ring, gates=(cj.Gate(predictor=made, reveals=reveals, **options),))
 
 
 def lowered(function, policy, weights=WEIGHTS, x=X):
@@ -92,16 +92,17 @@ def test_neurons_that_are_not_asked_for_stay_out():
 
 
 def test_it_waits_for_none_of_its_rounds():
-    """Three beside a dense layer where it reads the layer's input; none where it runs beside the norm."""
-    made = ahead([WEIGHTS])
+    """Three beside a dense layer where it reads the layer's input; none where it runs beside the norm, nor to cut."""
+    made = ahead([WEIGHTS], capacity=0.25)
     late = exact("up", [WEIGHTS["up"]], [WEIGHTS["bias"]])
-    rounds = [lowered(layer(True), p).program.round_count for p in (cj.Policy(), gated(late), gated(made))]
-    assert rounds == [rounds[0], rounds[0] + 3, rounds[0]]
+    policies = (cj.Policy(), gated(late), gated(made), gated(made, overflow="scores"))
+    rounds = [lowered(layer(True), p).program.round_count for p in policies]
+    assert rounds == [rounds[0], rounds[0] + 3, rounds[0], rounds[0]]
 
 
 def test_two_parties_compute_what_the_ideal_world_does():
     with Caught() as session:
-        policy = gated(ahead([WEIGHTS]))
+        policy = gated(ahead([WEIGHTS], capacity=0.25), overflow="scores")
         cj.private(layer(True), policy=policy)(cj.share(WEIGHTS, "model"), cj.share(X, "client"))
     program = session.plan.program
     assert session.plan.lowered.proof.disclosed == (("up", TOKENS * H),)
