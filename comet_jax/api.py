@@ -155,10 +155,11 @@ def fastest(
 
     Variants do the same by other protocols: fewer rounds and bytes online for more dealt ahead of time. Gates that do
     not pay on this link are left out. ``dealt``: what a dealt byte counts of one that is sent online. ``speed``: ring
-    products a second of a party. Arguments are as for ``explain``, which shows the variant in use.
+    products a second of a party. Of an epoch its calls count on average. Arguments are as for ``explain``, which shows
+    the variant in use.
     """
     traced = _under(fn, policy).trace(*args, **kwargs)
-    candidates = priced(lambda p: replace(traced, policy=p).lower(), traced.policy, link, dealt, speed)
+    candidates = priced(lambda p, call: replace(traced, policy=p).lower(call), traced.policy, link, dealt, speed)
     return min(candidates, key=lambda p: p.cost).policy
 
 

@@ -52,7 +52,7 @@ def explain(
 def _variants(job: Job, link: cj.Link) -> Iterator[Priced]:
     function, arguments, policy = _call(job)
     traced = cj.private(function, policy=policy).trace(*arguments)
-    return priced(lambda p: dataclasses.replace(traced, policy=p).lower(), policy, link)
+    return priced(lambda p, call: dataclasses.replace(traced, policy=p).lower(call), policy, link)
 
 
 def _figures(p: Priced) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def _table(variants: list[Priced]) -> Table:
     for name in ("gates", "rounds", "online", "offline", "seconds", ""):
         table.add_column(name, justify="right")
     for p in variants:
-        counts = str(len(p.policy.gates)), str(p.rounds), size(p.online_bytes), size(p.offline_bytes)
+        counts = str(len(p.policy.gates)), f"{p.rounds:g}", size(p.online_bytes), size(p.offline_bytes)
         table.add_row(str(p.policy.variant), *counts, f"{p.seconds:.3g}", "*" if p is best else "")
     return table
 

@@ -6,6 +6,7 @@ pays depends on the link. To leave a gate out shows less, so it is always allowe
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from statistics import mean
 
 from comet_jax.ir.variant import DEALT, Variant
 from comet_jax.passes.explain import Link, products
@@ -23,28 +24,35 @@ weight once and waits for memory. For several tokens it does more, but then gate
 class Priced:
     """A policy with a variant and gates, what its program counts, and its cost in seconds, dealt bytes included.
 
-    ``products``: ring multiplications of one party online. ``seconds``: of communication and of these.
+    Means over the calls of an epoch. ``offline_bytes``: dealt, and to share weights afresh. ``products``: ring
+    multiplications of one party online. ``seconds``: of communication and of these.
     """
 
     policy: Policy
-    rounds: int
-    online_bytes: int
-    offline_bytes: int
-    products: int
+    rounds: float
+    online_bytes: float
+    offline_bytes: float
+    products: float
     seconds: float
     cost: float
 
 
 def priced(
-    lower: Callable[[Policy], Lowered], policy: Policy, link: Link, dealt: float = DEALT, speed: float = SPEED
+    lower: Callable[[Policy, int], Lowered], policy: Policy, link: Link, dealt: float = DEALT, speed: float = SPEED
 ) -> Iterator[Priced]:
-    """Every variant of what ``lower`` makes of ``policy``, with its gates and with some of them left out."""
+    """Every variant of what ``lower`` makes of ``policy``, with its gates and with some of them left out.
+
+    ``lower``: of a policy, and which call of an epoch.
+    """
     for gates in _choices(policy.gates):
         for variant in VARIANTS:
             found = replace(policy, variant=variant, gates=gates)
-            program = lower(found).program
-            rounds, online, offline = program.round_count, program.online_bytes, program.offline_bytes
-            work = products(program)
+            first = lower(found, 0)
+            calls = [first, *(lower(found, call) for call in range(1, first.epoch))]
+            over = lambda count, calls=calls: mean(map(count, calls))
+            rounds, online = over(lambda c: c.program.round_count), over(lambda c: c.program.online_bytes)
+            offline = over(lambda c: c.program.offline_bytes + c.renewal_bytes)
+            work = over(lambda c: products(c.program))
             seconds = link.seconds(rounds, online) + work / speed
             cost = link.seconds(rounds, online + dealt * offline) + work / speed
             yield Priced(found, rounds, online, offline, work, seconds, cost)

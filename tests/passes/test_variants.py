@@ -10,9 +10,10 @@ from ideal_world import Ideal
 
 import comet_jax as cj
 from comet_jax import cases
-from comet_jax.passes.variants import VARIANTS
+from comet_jax.passes.variants import VARIANTS, priced
 
 X = np.linspace(-6, 6, 24, dtype=np.float32).reshape(2, 12)
+NOTHING = cases.Gating(gate=1 / 8, block=64, reveals="nothing")
 SHAPE = jax.ShapeDtypeStruct((64, 64), jnp.float32)
 
 
@@ -55,6 +56,26 @@ def test_gates_are_left_out_where_they_do_not_pay():
     assert chosen(cj.LINKS["far"]).gates == ()
     assert chosen(cj.LINKS["lan"], dealt=0.0).gates == policy.gates
     assert chosen(cj.LINKS["far"], speed=1e7).gates == policy.gates
+
+
+def test_an_epoch_is_priced_whole():
+    """Its first call, in which least is computed, with a share of what sharing the weights afresh takes."""
+    once, often = (cases.gated(cases.make("ffn", 1), gating) for gating in (NOTHING, replace(NOTHING, epoch=4)))
+    shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)
+    priced_of = []
+    for layer in (once, often):
+        policy = layer.policy(32)
+        traced = cj.private(layer.function, policy=policy).trace(
+            jax.tree.map(shape, layer.weights), cj.seal(shape(layer.x), policy)
+        )
+        calls = [traced.lower(call) for call in range(policy.epoch)]
+        found = next(priced(lambda p, call: calls[call], policy, cj.LINKS["lan"]))  # noqa: B023
+        assert found.online_bytes == np.mean([c.program.online_bytes for c in calls])
+        assert found.offline_bytes == np.mean([c.program.offline_bytes + c.renewal_bytes for c in calls])
+        priced_of.append(found)
+    assert priced_of[0].online_bytes < priced_of[1].online_bytes
+    assert priced_of[0].offline_bytes > 3 * priced_of[1].offline_bytes
+    assert priced_of[0].products < priced_of[1].products
 
 
 @pytest.mark.parametrize("options", [{"digit": 3}, {"digit": 9}, {"word": 6}, {"word": -1}])
