@@ -3,6 +3,9 @@
 Of the blocks that are not computed, the dealer must not know which they are. So it deals a part for every token and
 block ("dealt"), or all blocks are opened ("opened"), those without a slot as zeros, and it deals the whole product.
 Zeros are opened like everything else, or by what gives their masks, whichever is less.
+
+A dealer that is told the slots could deal the sum of their parts alone. It would have to answer while parties compute,
+and to see what gates show; so there is no such way here.
 """
 
 from collections.abc import Callable
