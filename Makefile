@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types tests tests-operations tests-rest tests-processes notebooks newest newest-tests clean
+.PHONY: demo test lint types tests tests-rules tests-rest tests-processes notebooks newest newest-tests clean
 
 # Install, then continue a secret prompt with a language model, in five processes.
 demo: $(VENV)/demo
@@ -22,17 +22,19 @@ types: $(VENV)/test
 
 # Two halves at a time, a core each; then, alone, what starts processes and gives them seconds to answer.
 tests: $(VENV)/test
-	$(MAKE) -j2 tests-operations tests-rest
+	$(MAKE) -j2 tests-rules tests-rest
 	$(MAKE) tests-processes
 
 # These compile far more than they compute: XLA need not optimise. All others run what users run.
-OPERATIONS := tests/rules tests/protocols tests/gadgets
-tests-operations: $(VENV)/test
-	XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/pytest $(OPERATIONS)
+QUICKLY := XLA_FLAGS=--xla_backend_optimization_level=0
+PROTOCOLS := tests/protocols tests/gadgets
+tests-rules: $(VENV)/test
+	$(QUICKLY) $(BIN)/pytest tests/rules
 
 PROCESSES := tests/integration tests/runtime tests/commands
 tests-rest: $(VENV)/test
-	$(BIN)/pytest $(OPERATIONS:%=--ignore=%) $(PROCESSES:%=--ignore=%)
+	$(BIN)/pytest --ignore=tests/rules $(PROTOCOLS:%=--ignore=%) $(PROCESSES:%=--ignore=%)
+	$(QUICKLY) $(BIN)/pytest $(PROTOCOLS)
 
 tests-processes: $(VENV)/test
 	$(BIN)/pytest $(PROCESSES)
@@ -51,7 +53,7 @@ newest:
 
 newest-tests: $(VENV)/test
 	$(BIN)/pytest tests/test_api.py tests/frontend tests/passes
-	XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/pytest -k "32 and not uniform" tests/rules/test_rules.py \
+	$(QUICKLY) $(BIN)/pytest -k "32 and not uniform" tests/rules/test_rules.py \
 	  tests/protocols/test_contract.py
 
 $(VENV)/bin/python:
