@@ -44,13 +44,13 @@ class Dealer(ABC):
     def share(self, name: str, value: jax.Array, item: Item) -> None:
         """Share ``value``: party 0 has its share from a seed, party 1 is sent the correction."""
 
+    @abstractmethod
     def both(self, name: str, item: Item) -> tuple[jax.Array, jax.Array]:
         """As ``mask``, but each party's own share of it: words that this party and the dealer know."""
-        raise NotImplementedError(f"{type(self).__name__} gives no words of one party")
 
+    @abstractmethod
     def tell(self, name: str, value: jax.Array, item: Item) -> None:
         """Send ``value`` to party 1 as it is; party 0 has words of its seed in its place."""
-        raise NotImplementedError(f"{type(self).__name__} tells party 1 nothing")
 
     def give(self, name: str, value, group: Group, where: Where | None = None) -> None:
         """Share ``value`` (any unsigned or 0/1 array) in ``group``."""

@@ -69,7 +69,7 @@ def test_an_epoch_is_priced_whole():
             jax.tree.map(shape, layer.weights), cj.seal(shape(layer.x), policy)
         )
         calls = [traced.lower(call) for call in range(policy.epoch)]
-        found = next(priced(lambda p, call: calls[call], policy, cj.LINKS["lan"]))  # noqa: B023
+        found = next(priced(lambda p, call, calls=calls: calls[call], policy, cj.LINKS["lan"]))
         assert found.online_bytes == np.mean([c.program.online_bytes for c in calls])
         assert found.offline_bytes == np.mean([c.program.offline_bytes + c.renewal_bytes for c in calls])
         priced_of.append(found)
